@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A store keeps pages compressed in memory. Pages live in pools; a page's key is
+ * (pool, object id, index). Every function may be called from any thread.
+ *
+ * Unless said otherwise a function returns 0 or a negative errno value.
+ */
+#ifndef ZCACHE_STORE_H
+#define ZCACHE_STORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define ZC_API __attribute__((visibility("default")))
+#else
+#define ZC_API
+#endif
+
+typedef struct zc_store zc_store;
+typedef struct zc_pool zc_pool;
+
+enum zc_pool_kind {
+    ZC_PERSISTENT, /* frontswap: a page leaves only by flush or destroy */
+    ZC_EPHEMERAL,  /* cleancache: a page may be dropped at any time */
+};
+
+/*
+ * Why a put was refused. Values are part of the data plane's wire format; the counter
+ * pools/NAME/stats/<name> carries the same name, see zc_refusal_name().
+ */
+enum zc_refusal {
+    ZC_STORED = 0,
+    ZC_POLICY_PERCENT_EXCEEDED = 1,
+    ZC_LOW_MEMORY = 2,
+    ZC_ENTROPY_REJECTED = 3,
+    ZC_COMPRESS_POOR = 4,
+    ZC_MEAN_COMPRESS_POOR = 5,
+    ZC_FAILED_GETFREEPAGES = 6,
+    ZC_REFUSALS = 7, /* one past the last */
+};
+
+/* Flags of a get. */
+#define ZC_GET_PEEK 1u /* leave the page where it is, whatever the pool's rule */
+
+#define ZC_POOL_NAME_MAX 63 /* bytes; [A-Za-z0-9_.-]+, not beginning with '.' */
+
+struct zc_store_config {
+    uint32_t page_size;        /* bytes; 0: the OS page size. Else that times a power of two, or -EINVAL */
+    uint64_t limit;            /* bytes; 0: 25 % of min(MemTotal, cgroup limit) */
+    const char *proc_dir;      /* where meminfo is read; NULL: "/proc" */
+    const char *cgroup_dir;    /* where the memory limit is read; NULL: "/sys/fs/cgroup" */
+};
+
+struct zc_pool_config {
+    const char *name;          /* unique in the store */
+    enum zc_pool_kind kind;
+    const char *allocator;     /* NULL: "zbud" */
+    const char *codec;         /* NULL: "lz4" */
+};
+
+struct zc_key {
+    uint64_t object;
+    uint32_t index;
+};
+
+/* A pool's counters, read at one instant: puts == stored_puts + sum of refused[]. */
+struct zc_pool_stats {
+    uint64_t puts;             /* puts of well-formed pages */
+    uint64_t stored_puts;      /* of these: kept, same-filled ones included */
+    uint64_t refused[ZC_REFUSALS];
+    uint64_t gets, gets_found;
+    uint64_t flush_total, flush_found;         /* page flushes asked for, of these: found */
+    uint64_t flobj_total, flobj_found;         /* object flushes, likewise */
+    uint64_t put_to_flush;     /* a refused or failed put that removed an older copy */
+    uint64_t dup_puts;         /* puts over an existing key */
+    uint64_t zpages;           /* pages held now, without same-filled ones */
+    uint64_t same_filled;      /* same-filled pages held now */
+    uint64_t zbytes;           /* compressed bytes held now */
+    uint64_t frames;           /* frames held now by the pool's allocator */
+    uint64_t metadata_bytes;   /* index and allocator metadata of this pool */
+    uint64_t used_bytes;       /* frames * page_size + metadata_bytes */
+};
+
+struct zc_store_stats {
+    uint64_t limit_bytes;
+    uint64_t frames;           /* held by all pools */
+    uint64_t reserve_frames;   /* ready, held by none */
+    uint64_t metadata_bytes;
+    uint64_t used_bytes;       /* (frames + reserve_frames) * page_size + metadata_bytes */
+    uint64_t zpages, same_filled, zbytes;
+    uint64_t pools;
+};
+
+ZC_API const char *zc_version(void);
+
+/* The refusal's counter name, e.g. "compress_poor"; NULL where there is none. */
+ZC_API const char *zc_refusal_name(int refusal);
+
+/* *config may be NULL for all defaults. -EINVAL: page size; -ENOMEM. */
+ZC_API int zc_store_create(const struct zc_store_config *config, zc_store **out);
+
+/* Forgets every page. No other call may be running or come after, pools' references included. */
+ZC_API void zc_store_destroy(zc_store *store);
+
+ZC_API uint32_t zc_store_page_size(const zc_store *store);
+ZC_API void zc_store_get_stats(zc_store *store, struct zc_store_stats *out);
+
+/*
+ * Pools are counted references: whoever gets a zc_pool * from create, find or by_id ends with
+ * zc_pool_release(). A destroyed pool stays valid memory for its holders and answers -ENOENT.
+ *
+ * create: -EEXIST: name taken; -EINVAL: bad name, unknown allocator or codec.
+ */
+ZC_API int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool **out);
+ZC_API int zc_pool_find(zc_store *store, const char *name, zc_pool **out);  /* -ENOENT */
+ZC_API int zc_pool_by_id(zc_store *store, uint32_t id, zc_pool **out);      /* -ENOENT */
+ZC_API void zc_pool_release(zc_pool *pool);
+
+ZC_API uint32_t zc_pool_id(const zc_pool *pool); /* never used again after destroy */
+ZC_API const char *zc_pool_name(const zc_pool *pool);
+ZC_API enum zc_pool_kind zc_pool_get_kind(const zc_pool *pool);
+ZC_API void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out);
+
+/* A pool parameter by its name in pools/NAME/params/; value as the control tree takes it.
+ * -ENOENT: no such parameter; -EINVAL, -ERANGE: bad value. */
+ZC_API int zc_pool_set_param(zc_pool *pool, const char *name, const char *value);
+
+/* Forgets all pages of the pool and its name. Returns the number of pages forgotten, or -ENOENT. */
+ZC_API int64_t zc_pool_destroy(zc_pool *pool);
+
+/*
+ * Store a copy of the page. Returns ZC_STORED, another enum zc_refusal (the page is not kept),
+ * or a negative errno. Whenever the page is not kept, an older page under the key is gone too.
+ * *zsize (may be NULL) receives the stored size in bytes, 0 for a same-filled page.
+ */
+ZC_API int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page, uint32_t *zsize);
+
+/* Load the page into `page` (page_size bytes). -ENOENT: not here; -EIO: damaged. The page stays in a
+ * persistent pool and leaves an ephemeral one, unless exclusive_gets or ZC_GET_PEEK says otherwise. */
+ZC_API int zc_get(zc_pool *pool, uint64_t object, uint32_t index, void *page, unsigned flags);
+
+/* Forget a page. -ENOENT: was not here. */
+ZC_API int zc_flush_page(zc_pool *pool, uint64_t object, uint32_t index);
+
+/* Forget all pages of an object. Returns their number (0: unknown object), or -ENOENT: pool destroyed. */
+ZC_API int64_t zc_flush_object(zc_pool *pool, uint64_t object);
+
+/*
+ * The same for `count` keys; results[i] is what the single call would have returned. Batches are
+ * cheaper, not atomic. Return 0, or -ENOENT when the pool is destroyed (results are then undefined).
+ */
+ZC_API int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pages, size_t count,
+                        int32_t *results, uint32_t *zsizes);
+ZC_API int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, size_t count,
+                        unsigned flags, int32_t *results);
+ZC_API int zc_flush_page_batch(zc_pool *pool, const struct zc_key *keys, size_t count, int32_t *results);
+ZC_API int zc_flush_object_batch(zc_pool *pool, const uint64_t *objects, size_t count, int64_t *results);
+ZC_API int zc_pool_destroy_batch(zc_pool *const *pools, size_t count, int64_t *results);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
