@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+# Targets only; the rules of the native build are in native/Makefile.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+ABIS := host arm64-v8a armeabi-v7a x86_64
+BINARIES := agent/zcache_agent/_bin
+NATIVE := $(MAKE) --no-print-directory -f native/Makefile PYTHON=$(PYTHON)
+DEVICE ?= arm64
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+$(VENV)/.stamp: requirements.lock pyproject.toml
+	tools/system_packages venv
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --require-hashes -r requirements.lock
+	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.PHONY: run
+run: build ## the demo on this machine, or on the device ZCACHE_SERIAL names
+	$(VENV)/bin/zcache -s "$${ZCACHE_SERIAL:-local}" demo
+
+.PHONY: build
+build: $(VENV)/.stamp ## zcached for every target, libzcache.so
+	@$(NATIVE) daemons library
+	@for abi in $(ABIS); do install -CD build/$$abi/zcached $(BINARIES)/$$abi/zcached; done
+
+.PHONY: test
+test: build ## every test, devices included; ARGS go to pytest
+	@tools/system_packages test
+	@$(NATIVE) tests
+	$(PYTHON) -m pytest $(ARGS)
+
+.PHONY: soak
+soak: build ## the tests with random seeds and many examples
+	@tools/system_packages test
+	@$(NATIVE) tests
+	HYPOTHESIS_PROFILE=soak $(PYTHON) -m pytest --timeout=0 $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.stamp ## style, types, layers
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(PYTHON) tools/check_layers.py
+	$(PYTHON) tools/check_tree.py
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files -co --exclude-standard '*.[ch]')
+	$(VENV)/bin/shellcheck .ci/run tools/system_packages
+
+.PHONY: format
+format: $(VENV)/.stamp ## put C and Python into the project's style
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+	$(VENV)/bin/clang-format -i $$(git ls-files -co --exclude-standard '*.[ch]')
+
+.PHONY: emulator-up emulator-down
+emulator-up: build ## boot the emulated device DEVICE (arm64, arm64-root, arm64-16k)
+	$(PYTHON) -m tools.emulator up $(DEVICE)
+emulator-down: $(VENV)/.stamp ## stop it
+	$(PYTHON) -m tools.emulator down $(DEVICE)
+
+.PHONY: bench
+bench: build ## measure: build/bench.json, docs/benchmarks.md
+	@$(NATIVE) bench
+	$(PYTHON) -m bench
+
+.PHONY: dist
+dist: build ## the agent's wheel and source distribution, device binaries included
+	$(VENV)/bin/uv build --quiet --no-build-isolation --python $(PYTHON) --out-dir build/dist
+
+.PHONY: lock
+lock: $(VENV)/.stamp ## resolve requirements.lock anew
+	CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev \
+		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+.PHONY: clean
+clean: ## remove what was built; .venv and the download cache stay
+	rm -rf build $(BINARIES)
