@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hypothesis profiles, and how many tests ran per folder and target."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support import REQUIREMENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# No deadline anywhere: the wall time of a test asserts nothing.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile(
+    "soak",
+    deadline=None,
+    max_examples=2000,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_configure() -> None:
+    wanted = set(filter(None, os.environ.get("ZCACHE_REQUIRE", "").split(",")))
+    if unknown := wanted - set(REQUIREMENTS):
+        raise pytest.UsageError(f"ZCACHE_REQUIRE={','.join(sorted(unknown))}: choose from {','.join(REQUIREMENTS)}")
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    """A test parametrized with `target` is counted under that target."""
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            target = item.callspec.params.get("target")
+            if target is not None:
+                item.user_properties.append(("target", str(target)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    groups: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "error", "skipped", "xfailed"):
+        for report in terminalreporter.getreports(outcome):
+            folder = report.nodeid.partition("::")[0].rpartition("/")[0]
+            target = dict(getattr(report, "user_properties", ())).get("target")
+            group = f"{folder} on {target}" if target else folder
+            groups.setdefault(group, Counter())[outcome] += 1
+    terminalreporter.section("tests per target")
+    for group, outcomes in sorted(groups.items()):
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+        terminalreporter.line(f"{group}: {counts}")
