@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ls, cat, set, stats, params: the control tree."""
+
+import fnmatch
+import time
+from collections.abc import Iterable
+
+import click
+
+from ..control import ControlClient, Description, number
+from ..errors import Refused, Usage
+from .session import Session, pass_session
+
+
+@click.command()
+@click.argument("path", default="")
+@pass_session
+def ls(session: Session, path: str) -> None:
+    """List a directory of the control tree; names of directories end with a slash."""
+    names = session.control.list(path)
+    if session.as_json:
+        session.output.document(names)
+        return
+    for name in names:
+        session.output.text(name)
+
+
+@click.command()
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True)
+@pass_session
+def cat(session: Session, paths: tuple[str, ...]) -> None:
+    """Show values of the control tree."""
+    values = {path: session.control.get(path) for path in paths}
+    if session.as_json:
+        session.output.document({path: number(value) for path, value in values.items()})
+        return
+    for value in values.values():
+        session.output.text(value)
+
+
+@click.command(name="set")
+@click.argument("words", metavar="PATH VALUE [PATH VALUE…]", nargs=-1, required=True)
+@pass_session
+def set_(session: Session, words: tuple[str, ...]) -> None:
+    """Set values of the control tree: all of them, or none where one is wrong."""
+    if len(words) % 2:
+        raise Usage(f"{words[-1]}: no value given for it", hint="zcache set PATH VALUE [PATH VALUE…]")
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    session.control.set(*pairs)
+    if session.as_json:
+        session.output.document(_readable(session.control, [path for path, _ in pairs]))
+
+
+def _readable(control: ControlClient, paths: Iterable[str]) -> dict[str, object]:
+    """The values that stand now; actions have none."""
+    values: dict[str, object] = {}
+    for path in paths:
+        try:
+            values[path] = number(control.get(path))
+        except Refused:
+            values[path] = None
+    return values
+
+
+@click.command()
+@click.argument("glob", default="*")
+@click.option("-w", "--watch", metavar="S", type=click.FloatRange(min=0.1), is_flag=False, flag_value=1.0,
+              help="Show them again every S seconds (1).")  # fmt: skip
+@pass_session
+def stats(session: Session, glob: str, watch: float | None) -> None:
+    """Show statistics whose path matches GLOB, e.g. 'pools/swap/*' or '*compress_poor'."""
+    while True:
+        values = {path: number(value) for path, value in _matching(session.control, "stats", glob).items()}
+        if watch is None and session.as_json:
+            session.output.document(values)
+        elif session.as_json:
+            session.output.line(values)
+        else:
+            session.output.table(("path", "value>"), values.items())
+        if watch is None:
+            return
+        time.sleep(watch)
+
+
+def _matching(control: ControlClient, directory: str, glob: str) -> dict[str, str]:
+    """Values in directories of that name, anywhere in the tree."""
+    values = {path: value for path, value in control.dump().items() if directory in path.split("/")[:-1]}
+    found = {path: value for path, value in values.items() if fnmatch.fnmatchcase(path, glob)}
+    if values and not found:
+        raise Usage(f"{glob}: nothing in {directory} has such a path", hint=f"zcache {directory} lists all")
+    return found
+
+
+@click.command()
+@click.argument("glob", default="*")
+@pass_session
+def params(session: Session, glob: str) -> None:
+    """Show parameters whose path matches GLOB, with what they mean and which values they take."""
+    values = _matching(session.control, "params", glob)
+    about = _descriptions(session.control)
+    if session.as_json:
+        session.output.document({path: _facts(value, about.get(_template(path))) for path, value in values.items()})
+        return
+    rows = []
+    for path, value in values.items():
+        node = about.get(_template(path))
+        rows.append((path, value, node.default, node.range, node.unit, node.meaning) if node else (path, value))
+    session.output.table(("path", "value>", "default>", "range", "unit", "meaning"), rows)
+
+
+def _descriptions(control: ControlClient) -> dict[str, Description]:
+    return {node.path: node for node in control.describe()}
+
+
+def _template(path: str) -> str:
+    """A node's path as descriptions have it: every pool is NAME."""
+    words = path.split("/")
+    if words[0] == "pools" and len(words) > 2:
+        words[1] = "NAME"
+    return "/".join(words)
+
+
+def _facts(value: str, node: Description | None) -> dict[str, object]:
+    facts: dict[str, object] = {"value": number(value)}
+    if node:
+        facts |= {"default": number(node.default), "range": node.range, "unit": node.unit, "type": node.type,
+                  "meaning": node.meaning}  # fmt: skip
+    return facts

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A device behind an adb server. The server is used as it is: never restarted, started only where none runs."""
+
+import contextlib
+import errno
+import os
+import shlex
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from adbutils import AdbClient, AdbConnection, AdbError, adb_path
+from adbutils.errors import AdbTimeout
+
+from ..errors import DaemonAbsent, NoDevice, Usage
+from .base import SILENT_HINT, ByteStream, Completed, Deadline, Progress, SocketStream, lost
+
+DEFAULT_PORT = 5037
+_SERVER_START_SECONDS = 20
+_CHUNK = 64 * 1024  # the sync protocol's largest
+_STDOUT, _STDERR, _EXIT = 1, 2, 3  # packets of the shell protocol, version 2
+_EXIT_MARK = b"zcache-exit:"
+
+STATE_HINTS = {
+    "unauthorized": "accept the prompt on the phone",
+    "offline": "it does not answer adb: replug it, or run adb reconnect offline",
+    "connecting": "it is being connected: try again, or run zcache wait",
+    "authorizing": "accept the prompt on the phone",
+    "no permissions": "this user may not open the USB device: see the udev rules for adb",
+    "recovery": "it runs its recovery system: boot it normally",
+    "sideload": "it waits for a sideload: boot it normally",
+    "bootloader": "it is in its bootloader: boot it normally",
+}
+
+
+@dataclass(frozen=True)
+class AdbDevice:
+    """A line of `adb devices`."""
+
+    serial: str
+    state: str
+
+    @property
+    def usable(self) -> bool:
+        return self.state == "device"
+
+    @property
+    def hint(self) -> str:
+        for state, hint in STATE_HINTS.items():
+            if self.state.startswith(state):
+                return hint
+        return "" if self.usable else "boot it normally"
+
+
+class AdbServer:
+    """The adb server that adb itself would use, by its environment variables."""
+
+    def __init__(self, timeout: float) -> None:
+        self.host, self.port = _server_address()
+        self.timeout = timeout
+
+    def devices(self) -> list[AdbDevice]:
+        listing = self.query("host:devices", self.timeout)
+        rows = (line.split("\t", 1) for line in listing.splitlines())
+        return [AdbDevice(row[0], row[1].strip()) for row in rows if len(row) == 2]
+
+    def query(self, service: str, timeout: float) -> str:
+        """Asks the server itself; the answer is a text."""
+        with self.connect(Deadline(timeout, "adb server")) as connection, _translated("adb server"):
+            connection.send_command(service)
+            connection.check_okay()
+            return str(connection.read_string_block())
+
+    def connect(self, deadline: Deadline) -> AdbConnection:
+        self._ensure_runs(deadline)
+        with _translated(str(self)):
+            connection = AdbClient(self.host, self.port).make_connection()
+            connection.conn.settimeout(deadline.remaining())
+            return connection
+
+    def _ensure_runs(self, deadline: Deadline) -> None:
+        try:
+            socket.create_connection((self.host, self.port), min(3.0, deadline.remaining())).close()
+        except ConnectionRefusedError:
+            self._start()
+        except OSError as error:
+            raise NoDevice(
+                f"{self} does not answer: {error.strerror or error}",
+                name="no_adb_server",
+                hint="check ADB_SERVER_SOCKET and ANDROID_ADB_SERVER_PORT",
+            ) from error
+
+    def _start(self) -> None:
+        if self.host not in ("127.0.0.1", "localhost", "::1"):
+            raise NoDevice(
+                f"no {self}",
+                name="no_adb_server",
+                hint="start it there: adb -a nodaemon server, or unset ADB_SERVER_SOCKET",
+            )
+        try:
+            started = subprocess.run(
+                [adb_path(), "-P", str(self.port), "start-server"],
+                capture_output=True,
+                timeout=_SERVER_START_SECONDS,
+                check=False,
+                env={name: value for name, value in os.environ.items() if name != "ADB_SERVER_SOCKET"},
+            )
+        except (AdbError, OSError, subprocess.TimeoutExpired) as error:
+            raise NoDevice(
+                f"no {self} and none could be started: {error}", name="no_adb_server", hint="install adb"
+            ) from error
+        if started.returncode != 0:
+            said = (started.stderr or started.stdout).decode(errors="replace").strip()
+            raise NoDevice(
+                f"no {self} and none could be started: {said}", name="no_adb_server", hint="run adb start-server"
+            )
+
+    def __str__(self) -> str:
+        return f"adb server at {self.host}:{self.port}"
+
+
+def _server_address() -> tuple[str, int]:
+    """As adb reads them: ADB_SERVER_SOCKET, else ANDROID_ADB_SERVER_ADDRESS and ANDROID_ADB_SERVER_PORT."""
+    if spec := os.environ.get("ADB_SERVER_SOCKET"):
+        kind, _, rest = spec.partition(":")
+        host, _, port = rest.rpartition(":")
+        if kind != "tcp" or not port.isdecimal():
+            raise Usage(f"ADB_SERVER_SOCKET={spec}: only tcp:[HOST:]PORT is supported", hint="e.g. tcp:127.0.0.1:5037")
+        return host.strip("[]") or "127.0.0.1", int(port)
+    port = os.environ.get("ANDROID_ADB_SERVER_PORT", str(DEFAULT_PORT))
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise Usage(f"ANDROID_ADB_SERVER_PORT={port}: not a port", hint="1..65535")
+    return os.environ.get("ANDROID_ADB_SERVER_ADDRESS", "127.0.0.1"), int(port)
+
+
+class AdbTransport:
+    is_local = False
+
+    def __init__(self, serial: str, timeout: float = 30.0) -> None:
+        self.serial = serial
+        self.timeout = timeout
+        self._server = AdbServer(timeout)
+
+    @cached_property
+    def features(self) -> frozenset[str]:
+        with _translated(self.serial):
+            return frozenset(self._server.query(f"host-serial:{self.serial}:features", self.timeout).split(","))
+
+    def run(self, argv: Sequence[str], *, timeout: float | None = None) -> Completed:
+        deadline = Deadline(timeout or self.timeout, self.serial)
+        if "shell_v2" in self.features:
+            return self._run_v2(shlex.join(argv), deadline)
+        return self._run_exec(shlex.join(argv), deadline)
+
+    def _run_v2(self, command: str, deadline: Deadline) -> Completed:
+        said = {_STDOUT: bytearray(), _STDERR: bytearray()}
+        with self._open(f"shell,v2,raw:{command}", deadline) as wire:
+            while True:
+                kind, size = struct.unpack("<BI", wire.read_exactly(5))
+                data = wire.read_exactly(size)
+                if kind == _EXIT:
+                    return Completed(data[0], bytes(said[_STDOUT]), bytes(said[_STDERR]))
+                if kind in said:
+                    said[kind] += data
+
+    def _run_exec(self, command: str, deadline: Deadline) -> Completed:
+        """For an adbd without the shell protocol: both outputs are one, the exit code comes at its end."""
+        output = bytearray()
+        with self._open(f"exec:({command}); echo {_EXIT_MARK.decode()}$?", deadline) as wire:
+            while data := wire.read(_CHUNK):
+                output += data
+        text, mark, code = bytes(output).rpartition(_EXIT_MARK)
+        if not mark or not code.strip().isdigit():
+            raise lost(self.serial)
+        return Completed(int(code), text, b"")
+
+    def push(self, source: Path, target: str, mode: int, progress: Progress | None = None) -> None:
+        size = source.stat().st_size
+        deadline = Deadline(self.timeout, self.serial)
+        with source.open("rb") as file, self._open("sync:", deadline) as wire:
+            wire.write(_sync(b"SEND", f"{target},{0o100000 | mode}".encode()))
+            while data := file.read(_CHUNK):
+                wire.write(_sync(b"DATA", data))
+                deadline.restart()
+                if progress:
+                    progress(file.tell(), size)
+            wire.write(struct.pack("<4sI", b"DONE", int(time.time())))
+            answer, length = struct.unpack("<4sI", wire.read_exactly(8))
+            if answer != b"OKAY":
+                raise _file_error(target, wire.read_exactly(length))
+
+    def pull(self, source: str, limit: int) -> bytes:
+        content = bytearray()
+        deadline = Deadline(self.timeout, self.serial)
+        with self._open("sync:", deadline) as wire:
+            wire.write(_sync(b"RECV", source.encode()))
+            while True:
+                answer, length = struct.unpack("<4sI", wire.read_exactly(8))
+                if answer == b"DONE" or len(content) >= limit:
+                    return bytes(content[:limit])
+                data = wire.read_exactly(length)
+                if answer != b"DATA":
+                    raise _file_error(source, data)
+                content += data
+                deadline.restart()
+
+    def open_socket(self, address: str) -> ByteStream:
+        kind, name = ("localabstract", address[1:]) if address.startswith("@") else ("localfilesystem", address)
+        return self._open_stream(f"{kind}:{name}")
+
+    def open_command(self, argv: Sequence[str]) -> ByteStream:
+        """By exec:, which leaves bytes as they are. It would mix standard error into them."""
+        return self._open_stream(f"exec:{shlex.join(argv)} 2>/dev/null")
+
+    def _open_stream(self, service: str) -> ByteStream:
+        wire = self._open(service, Deadline(self.timeout, self.serial))
+        return SocketStream(wire.connection.conn, self.serial, self.timeout)
+
+    def _open(self, service: str, deadline: Deadline) -> "_Wire":
+        connection = self._server.connect(deadline)
+        try:
+            with _translated(self.serial):
+                connection.send_command(f"host:transport:{self.serial}")
+                connection.check_okay()
+            with _translated(self.serial, service):
+                connection.send_command(service)
+                connection.check_okay()
+        except BaseException:
+            connection.close()
+            raise
+        return _Wire(connection, deadline, self.serial)
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Wire:
+    """An open service of a device; all of its life has one deadline."""
+
+    def __init__(self, connection: AdbConnection, deadline: Deadline, serial: str) -> None:
+        self.connection = connection
+        self._deadline = deadline
+        self._serial = serial
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.conn.close()
+
+    def read(self, size: int) -> bytes:
+        with self._guarded() as wire:
+            return wire.recv(size)
+
+    def read_exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            chunk = self.read(size - len(data))
+            if not chunk:
+                raise lost(self._serial)
+            data += chunk
+        return bytes(data)
+
+    def write(self, data: bytes) -> None:
+        with self._guarded() as wire:
+            wire.sendall(data)
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[socket.socket]:
+        wire: socket.socket = self.connection.conn
+        wire.settimeout(self._deadline.remaining())
+        try:
+            yield wire
+        except TimeoutError:
+            raise self._deadline.expired() from None
+        except OSError as error:
+            raise lost(self._serial, error.strerror or error) from error
+
+
+def _sync(command: bytes, data: bytes) -> bytes:
+    return struct.pack("<4sI", command, len(data)) + data
+
+
+def _file_error(path: str, said: bytes) -> OSError:
+    text = said.decode(errors="replace").strip()
+    for number in (errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EROFS, errno.EPERM):
+        if os.strerror(number).lower() in text.lower():
+            return OSError(number, os.strerror(number), path)
+    return OSError(errno.EIO, text or "adbd gave no reason", path)
+
+
+@contextlib.contextmanager
+def _translated(who: str, service: str = "") -> Iterator[None]:
+    """adbutils' exceptions as ours. `service`: the device is there, so what fails is this service of it."""
+    try:
+        yield
+    except (AdbTimeout, TimeoutError):
+        raise NoDevice(f"{who}: no answer in time", name="timeout", hint=SILENT_HINT) from None
+    except (AdbError, OSError, EOFError, ValueError) as error:
+        said = str(error)
+        for state, hint in STATE_HINTS.items():
+            if f"device {state}" in said or f"device still {state}" in said:
+                raise NoDevice(f"{who}: {said.splitlines()[0]}", name=state, hint=hint) from error
+        if "not found" in said:
+            raise NoDevice(f"{who}: adb knows no such device", hint="zcache devices lists what it sees") from error
+        if service.startswith("local"):
+            raise DaemonAbsent(f"{who}: nobody listens on {service}", hint="zcache up starts the daemon") from error
+        raise lost(who, said) from error

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent asks of a way to a device. Every operation ends within its timeout, whatever becomes of the device."""
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from ..errors import NoDevice
+
+SILENT_HINT = "is the device awake and connected? --timeout allows more"
+
+Progress = Callable[[int, int], None]
+"""Told the bytes done and the bytes in all."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ended."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode(errors="replace").strip()
+
+    @property
+    def complaint(self) -> str:
+        """What the command said of its failure, on one line."""
+        said = self.stderr.strip() or self.stdout.strip()
+        return " ".join(said.decode(errors="replace").split()) or f"it ended with code {self.code}"
+
+
+class ByteStream(Protocol):
+    """A connection to a socket or to a command. Raises NoDevice when it breaks or a call takes too long."""
+
+    @property
+    def unix(self) -> socket.socket | None:
+        """The socket below, where the other end is a process of this machine."""
+
+    def read(self, size: int) -> bytes:
+        """1 to `size` bytes, as soon as there are any; b"" when the other side has ended."""
+
+    def write(self, data: bytes) -> None:
+        """All of it."""
+
+    def close(self) -> None: ...
+
+
+class Transport(Protocol):
+    """A way to a device. `timeout`, in seconds, is the transport's own where None."""
+
+    @property
+    def serial(self) -> str: ...
+
+    @property
+    def timeout(self) -> float: ...
+
+    @property
+    def is_local(self) -> bool:
+        """The device is this machine."""
+
+    def run(self, argv: Sequence[str], *, timeout: float | None = None) -> Completed:
+        """Runs a command to its end."""
+
+    def push(self, source: Path, target: str, mode: int, progress: Progress | None = None) -> None:
+        """Copies a file of this machine to the device. Raises OSError for what the device says of its file."""
+
+    def pull(self, source: str, limit: int) -> bytes:
+        """A file of the device, which may have `limit` bytes. Raises OSError for what the device says of it."""
+
+    def open_socket(self, address: str) -> ByteStream:
+        """Connects to a Unix socket: a path, or @name for an abstract one."""
+
+    def open_command(self, argv: Sequence[str]) -> ByteStream:
+        """Starts a command with its standard input and output as the stream."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Deadline:
+    """A moment by which something must have ended."""
+
+    def __init__(self, seconds: float, serial: str) -> None:
+        self._seconds = seconds
+        self._serial = serial
+        self.restart()
+
+    def restart(self) -> None:
+        self._end = time.monotonic() + self._seconds
+
+    def remaining(self) -> float:
+        """Seconds left, more than 0. NoDevice: there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise self.expired()
+        return left
+
+    def expired(self) -> NoDevice:
+        return NoDevice(
+            f"{self._serial}: no answer within {self._seconds:g} s",
+            name="timeout",
+            hint=SILENT_HINT,
+        )
+
+
+class SocketStream:
+    """A ByteStream over a connected socket."""
+
+    def __init__(self, connection: socket.socket, serial: str, timeout: float, unix: bool = False) -> None:
+        self._connection = connection
+        self._serial = serial
+        self._timeout = timeout
+        self._unix = unix
+
+    @property
+    def unix(self) -> socket.socket | None:
+        return self._connection if self._unix else None
+
+    def read(self, size: int) -> bytes:
+        deadline = Deadline(self._timeout, self._serial)
+        try:
+            self._connection.settimeout(deadline.remaining())
+            return self._connection.recv(size)
+        except TimeoutError:
+            raise deadline.expired() from None
+        except OSError as error:
+            raise lost(self._serial, error) from error
+
+    def write(self, data: bytes) -> None:
+        deadline = Deadline(self._timeout, self._serial)
+        try:
+            self._connection.settimeout(deadline.remaining())
+            self._connection.sendall(data)  # the timeout is of the whole
+        except TimeoutError:
+            raise deadline.expired() from None
+        except OSError as error:
+            raise lost(self._serial, error) from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def lost(serial: str, why: object = "") -> NoDevice:
+    said = f": {why}" if str(why) else ""
+    return NoDevice(
+        f"{serial}: the connection broke{said}",
+        name="lost",
+        hint="zcache devices shows what is connected; zcache log shows what the daemon said last",
+    )
