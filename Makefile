@@ -8,7 +8,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 ABIS := host arm64-v8a armeabi-v7a x86_64
 BINARIES := agent/zcache_agent/_bin
-NATIVE := $(MAKE) --no-print-directory -f native/Makefile PYTHON=$(PYTHON)
+JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+NATIVE = $(MAKE) --no-print-directory $(JOBS) -f native/Makefile PYTHON=$(PYTHON)
 DEVICE ?= arm64
 
 .PHONY: help
@@ -45,6 +46,7 @@ soak: build ## the tests with random seeds and many examples
 
 .PHONY: lint
 lint: $(VENV)/.stamp ## style, types, layers
+	@tools/system_packages lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
@@ -76,8 +78,9 @@ dist: build ## the agent's wheel and source distribution, device binaries includ
 
 .PHONY: lock
 lock: $(VENV)/.stamp ## resolve requirements.lock anew
-	CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev \
-		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev \
+		--generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
+		pyproject.toml -o requirements.lock
 
 .PHONY: clean
 clean: ## remove what was built; .venv and the download cache stay
