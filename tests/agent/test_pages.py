@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data plane's client: its bytes, its parser against any bytes, and the real daemon behind it."""
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zcache_agent.errors import ProtocolError, Refused, ZcacheError
+from zcache_agent.pages import (
+    ABI,
+    ANSWER,
+    HELLO,
+    KEY,
+    MAGIC,
+    POOL,
+    REQUEST,
+    RESULT,
+    Answer,
+    Flag,
+    Op,
+    PagesClient,
+    Refusal,
+    Request,
+    Results,
+    Run,
+)
+
+NATIVE = Path(__file__).parents[2] / "native"
+PAGE = 4096
+
+
+def answer(op: Op, request_id: int, payload: bytes = b"", *, status: int = 0, count: int = 0) -> bytes:
+    header = ANSWER.pack(MAGIC, ABI, op, request_id, status, count, 1000, len(payload), 0)
+    return header + payload
+
+
+def hello(page_size: int = PAGE, max_batch: int = 1024, max_payload: int = 8 << 20) -> bytes:
+    return answer(Op.HELLO, 1, HELLO.pack(ABI, page_size, max_batch, max_payload, b"0.1.0"))
+
+
+class Scripted:
+    """A stream that answers with bytes given beforehand: for faults that the real daemon never makes."""
+
+    unix = None
+
+    def __init__(self, answers: bytes) -> None:
+        self.answers = answers
+        self.sent = b""
+
+    def read(self, size: int) -> bytes:
+        taken, self.answers = self.answers[:size], self.answers[size:]
+        return taken
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def close(self) -> None:
+        self.answers = b""
+
+
+def client(*answers: bytes) -> PagesClient:
+    return PagesClient(Scripted(hello() + b"".join(answers)))
+
+
+def test_the_header_says_the_same() -> None:
+    """Every number that the client has of its own stands in proto.h or store.h too."""
+    header = (NATIVE / "include/zcache/proto.h").read_text()
+    store = (NATIVE / "include/zcache/store.h").read_text()
+    for op in Op:
+        assert f"ZC_OP_{op.name} = {op.value}," in header
+    for flag in Flag:
+        assert f"#define ZC_F_{flag.name} {flag.value}u" in header
+    for refusal in Refusal:
+        assert f"ZC_{refusal.name.upper()} = {refusal.value}," in store
+    assert f"ZC_REFUSALS = {len(Refusal) + 1}," in store
+    assert f"#define ZC_MAGIC {MAGIC:#x}u" in header
+    assert f"#define ZC_ABI {ABI}u" in header
+    structures = {
+        "zc_request": REQUEST,
+        "zc_answer": ANSWER,
+        "zc_wire_key": KEY,
+        "zc_result": RESULT,
+        "zc_hello": HELLO,
+        "zc_wire_pool": POOL,
+    }
+    for name, layout in structures.items():
+        found = re.search(rf"struct {name} \{{(.*?)\n\}};", header, re.DOTALL)
+        assert found, name
+        kinds = re.findall(r"^\s+(u?int\d+_t|char) \w+(?:\[(\d+)\])?;", found[1], re.MULTILINE)
+        codes = {"uint64_t": "Q", "uint32_t": "I", "int32_t": "i", "uint16_t": "H", "char": "s"}
+        assert layout.format == "<" + "".join(size + codes[kind] for kind, size in kinds), name
+
+
+@given(data=st.binary(min_size=ANSWER.size, max_size=ANSWER.size))
+def test_any_header_parses_or_is_a_named_error(data: bytes) -> None:
+    with suppress(ProtocolError):
+        Answer.parse(data)
+
+
+REQUESTS = st.builds(
+    Request,
+    st.sampled_from([Op.PUT, Op.GET, Op.FLUSH_PAGE, Op.FLUSH_OBJECT, Op.DESTROY_POOL]),
+    count=st.integers(1, 4),
+    flags=st.sampled_from([Flag(0), Flag.PEEK]),
+)
+
+
+@given(
+    request=REQUESTS,
+    count=st.integers(0, 5),
+    entries=st.lists(st.tuples(st.sampled_from([0, 0, 4, -2]), st.integers(0, PAGE)), max_size=5),
+    extra=st.sampled_from([0, 1, 512, 1024, 1536]),
+)
+def test_any_results_parse_exactly_or_are_a_named_error(
+    request: Request, count: int, entries: list[tuple[int, int]], extra: int
+) -> None:
+    payload = b"".join(RESULT.pack(*entry) for entry in entries) + bytes(extra)
+    header = Answer(request.op, 1, 0, count, 0, len(payload))
+    try:
+        results = Results.parse(request, header, payload, 512, memoryview(b""))
+    except ProtocolError:
+        return
+    assert len(results.status) == len(results.detail) == request.count == count
+    if request.op == Op.GET:
+        assert [page is not None for page in results.pages] == [s == 0 for s in results.status]
+        assert {len(page) for page in results.pages if page is not None} <= {512}
+        assert len(payload) == count * RESULT.size + 512 * results.status.count(0)
+    else:
+        assert len(payload) == count * RESULT.size
+
+
+@given(data=st.binary(max_size=300), op=st.sampled_from(list(Op)))
+def test_a_daemon_that_sends_anything_is_a_named_error(data: bytes, op: Op) -> None:
+    """Garbage, and garbage behind a good header."""
+    for stream in (data, answer(op, 2, data), answer(Op.PUT, 2, data, count=1)):
+        with client(stream) as there:
+            try:
+                there.put(Run(1, 2, 3, 1), [bytes(PAGE)])
+            except ZcacheError:
+                continue
+            assert len(data) == RESULT.size
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (hello(page_size=0), "pages are 0 bytes"),
+        (hello(page_size=5000), "pages are 5000 bytes"),
+        (hello(max_batch=0), "limits are 0 pages"),
+        (answer(Op.HELLO, 1, b"short"), "5 bytes instead of 48"),
+        (answer(Op.HELLO, 2), "request 2"),
+        (answer(Op.POOL, 1), "op 2"),
+        (ANSWER.pack(MAGIC, 9, 1, 1, 0, 0, 0, 0, 0), "ABI 9"),
+        (ANSWER.pack(MAGIC, ABI, 1, 1, 0, 0, 0, 1 << 30, 0), "1073741824 bytes"),
+        (b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n", "begins with"),
+    ],
+)
+def test_protocol_errors_are_named(answers: bytes, message: str) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        PagesClient(Scripted(answers))
+
+
+def test_a_refusal_carries_the_daemons_words() -> None:
+    refused = answer(Op.POOL, 2, b"no pool 'x'", status=-2)
+    with client(refused) as there, pytest.raises(Refused, match="no pool 'x'") as caught:
+        there.pool("x")
+    assert caught.value.name == "ENOENT"
+
+
+def test_the_window_bounds_what_is_in_flight() -> None:
+    ok = RESULT.pack(0, 1)
+    stream = Scripted(hello() + b"".join(answer(Op.PUT, n, ok, count=1) for n in range(2, 12)))
+    there = PagesClient(stream, window=2)
+    begun = [there.start_put(Run(1, 1, n, 1), [bytes(PAGE)]) for n in range(10)]
+    assert [pending.answer is None for pending in begun] == [False] * 8 + [True] * 2
+    assert [there.finish(pending).detail for pending in begun] == [(1,)] * 10
+
+
+def test_no_large_request_goes_out_while_a_page_is_due() -> None:
+    page = RESULT.pack(0, 0) + bytes(PAGE)
+    there = client(answer(Op.GET, 2, page, count=1), answer(Op.PUT, 3, RESULT.pack(0, 1), count=1))
+    get = there.start_get(Run(1, 1, 0, 1))
+    there.start_put(Run(1, 1, 0, 2), [bytes(PAGE)] * 2)
+    assert get.answer is not None
+
+
+def test_wrong_page_sizes_are_caught_here() -> None:
+    with client() as there, pytest.raises(ValueError, match="100 bytes"):
+        there.put(Run(1, 1, 0, 1), [bytes(100)])
