@@ -20,19 +20,20 @@ struct zc_text {
     int error;
 };
 
-void zc_text_add(struct zc_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void zc_text_add(struct zc_text *text, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 void zc_text_append(struct zc_text *text, const char *data, size_t len);
 void zc_text_free(struct zc_text *text);
 
 enum zc_node_type {
     ZC_NODE_DIR,
     ZC_NODE_UINT,
-    ZC_NODE_BYTES,     /* shown in bytes; a threshold also takes "7/8" and "87%" of a page */
+    ZC_NODE_BYTES, /* shown in bytes; a threshold also takes "7/8" and "87%" of a page */
     ZC_NODE_PERCENT,
-    ZC_NODE_BOOL,      /* 0 or 1 */
+    ZC_NODE_BOOL, /* 0 or 1 */
     ZC_NODE_TEXT,
-    ZC_NODE_TABLE,     /* several lines; left out of dump */
-    ZC_NODE_ACTION,    /* write-only; stands alone in a set request */
+    ZC_NODE_TABLE,  /* several lines; left out of dump */
+    ZC_NODE_ACTION, /* write-only; stands alone in a set request */
 };
 
 struct zc_node {

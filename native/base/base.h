@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What every layer uses: asserts of a debug build, small arithmetic, names of errors. */
+#ifndef ZC_BASE_BASE_H
+#define ZC_BASE_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define ZC_CONTAINER(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define ZC_LIKELY(x) __builtin_expect(!!(x), 1)
+#define ZC_UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+/* Checks an internal invariant in debug builds (ZC_DEBUG); never input from outside. */
+#ifdef ZC_DEBUG
+#define ZC_ASSERT(cond)                                                                  \
+    do {                                                                                 \
+        if (ZC_UNLIKELY(!(cond))) {                                                      \
+            fprintf(stderr, "%s:%d: invariant broken: %s\n", __FILE__, __LINE__, #cond); \
+            abort();                                                                     \
+        }                                                                                \
+    } while (0)
+#else
+#define ZC_ASSERT(cond) ((void)sizeof(!(cond)))
+#endif
+
+static inline size_t zc_min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline size_t zc_max(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static inline size_t zc_div_up(size_t n, size_t by)
+{
+    return (n + by - 1) / by;
+}
+
+static inline bool zc_is_pow2(uint64_t n)
+{
+    return n != 0 && (n & (n - 1)) == 0;
+}
+
+/* A bijection that spreads every input bit over all output bits (SplitMix64's finalizer,
+ * Steele, Lea, Flood 2014). */
+static inline uint64_t zc_mix64(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+/* "ENOENT" for 2 or -2; "E<number>" where there is no name. The text of an unknown number lives in
+ * `buf` (16 bytes). */
+const char *zc_errno_name(int error, char buf[16]);
+
+#endif
