@@ -20,7 +20,7 @@ EDGES = {
     "codec": {"base"},
     "alloc": {"base", "frame"},
     "backing": {"base", "frame"},
-    "store": {"base", "alloc", "codec", "backing"},
+    "store": {"base", "alloc", "frame", "codec", "backing"},
     "heap": {"base", "store"},
     "control": {"base"},
     "zcached": {"base", "store", "control"},

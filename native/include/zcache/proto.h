@@ -19,8 +19,8 @@
 
 #include <stdint.h>
 
-#define ZC_ABI 1u             /* control tree and data plane; the node `abi` */
-#define ZC_MAGIC 0x3163637au  /* "zcc1" on the wire */
+#define ZC_ABI 1u            /* control tree and data plane; the node `abi` */
+#define ZC_MAGIC 0x3163637au /* "zcc1" on the wire */
 
 #define ZC_MAX_BATCH 1024u                /* pages, objects or pools in a request */
 #define ZC_MAX_PAYLOAD (8u * 1024 * 1024) /* bytes in a request or an answer */
@@ -29,10 +29,10 @@
 #define ZC_CONTROL_LINE_MAX 4096u         /* bytes, newline included */
 
 enum zc_op {
-    ZC_OP_HELLO = 1,        /* answer: zc_hello */
-    ZC_OP_POOL = 2,         /* payload: a pool's name. Answer: zc_wire_pool */
-    ZC_OP_SEGMENT = 3,      /* a descriptor rides on the header (SCM_RIGHTS); object = its length.
-                               Sealed F_SEAL_SHRINK|F_SEAL_GROW or EPERM. Replaces an earlier one */
+    ZC_OP_HELLO = 1,   /* answer: zc_hello */
+    ZC_OP_POOL = 2,    /* payload: a pool's name. Answer: zc_wire_pool */
+    ZC_OP_SEGMENT = 3, /* a descriptor rides on the header (SCM_RIGHTS); object = its length.
+                          Sealed F_SEAL_SHRINK|F_SEAL_GROW or EPERM. Replaces an earlier one */
     ZC_OP_PUT = 4,
     ZC_OP_GET = 5,
     ZC_OP_FLUSH_PAGE = 6,
@@ -71,27 +71,27 @@ struct zc_answer {
 };
 
 struct zc_wire_key {
-    uint64_t object;   /*  0 */
-    uint32_t index;    /*  8 */
-    uint32_t pool;     /* 12 */
+    uint64_t object; /*  0 */
+    uint32_t index;  /*  8 */
+    uint32_t pool;   /* 12 */
 };
 
 struct zc_result {
-    int32_t status;    /* 0: done; > 0: enum zc_refusal; < 0: errno */
-    uint32_t detail;   /* put: stored size in bytes; flush object, destroy pool: pages forgotten */
+    int32_t status;  /* 0: done; > 0: enum zc_refusal; < 0: errno */
+    uint32_t detail; /* put: stored size in bytes; flush object, destroy pool: pages forgotten */
 };
 
 struct zc_hello {
-    uint32_t abi;          /*  0 */
-    uint32_t page_size;    /*  4 */
-    uint32_t max_batch;    /*  8 */
-    uint32_t max_payload;  /* 12 */
-    char version[32];      /* 16: NUL-padded */
+    uint32_t abi;         /*  0 */
+    uint32_t page_size;   /*  4 */
+    uint32_t max_batch;   /*  8 */
+    uint32_t max_payload; /* 12 */
+    char version[32];     /* 16: NUL-padded */
 };
 
 struct zc_wire_pool {
-    uint32_t pool;         /*  0: id */
-    uint32_t kind;         /*  4: enum zc_pool_kind */
+    uint32_t pool; /*  0: id */
+    uint32_t kind; /*  4: enum zc_pool_kind */
 };
 
 #endif

@@ -47,20 +47,21 @@ enum zc_refusal {
 /* Flags of a get. */
 #define ZC_GET_PEEK 1u /* leave the page where it is, whatever the pool's rule */
 
-#define ZC_POOL_NAME_MAX 63 /* bytes; [A-Za-z0-9_.-]+, not beginning with '.' */
+#define ZC_POOL_NAME_MAX 63         /* bytes; [A-Za-z0-9_.-]+, not beginning with '.' */
+#define ZC_PAGE_SIZE_MAX (1u << 20) /* bytes */
 
 struct zc_store_config {
-    uint32_t page_size;        /* bytes; 0: the OS page size. Else that times a power of two, or -EINVAL */
-    uint64_t limit;            /* bytes; 0: 25 % of min(MemTotal, cgroup limit) */
-    const char *proc_dir;      /* where meminfo is read; NULL: "/proc" */
-    const char *cgroup_dir;    /* where the memory limit is read; NULL: "/sys/fs/cgroup" */
+    uint32_t page_size; /* bytes; 0: the OS page size. Else that times a power of two, or -EINVAL */
+    uint64_t limit;     /* bytes; 0: 25 % of min(MemTotal, cgroup limit) */
+    const char *proc_dir;   /* where meminfo is read; NULL: "/proc" */
+    const char *cgroup_dir; /* where the memory limit is read; NULL: "/sys/fs/cgroup" */
 };
 
 struct zc_pool_config {
-    const char *name;          /* unique in the store */
+    const char *name; /* unique in the store */
     enum zc_pool_kind kind;
-    const char *allocator;     /* NULL: "zbud" */
-    const char *codec;         /* NULL: "lz4" */
+    const char *allocator; /* NULL: "zbud" */
+    const char *codec;     /* NULL: "lz4" */
 };
 
 struct zc_key {
@@ -70,29 +71,33 @@ struct zc_key {
 
 /* A pool's counters, read at one instant: puts == stored_puts + sum of refused[]. */
 struct zc_pool_stats {
-    uint64_t puts;             /* puts of well-formed pages */
-    uint64_t stored_puts;      /* of these: kept, same-filled ones included */
+    uint64_t puts;        /* puts of well-formed pages */
+    uint64_t stored_puts; /* of these: kept, same-filled ones included */
     uint64_t refused[ZC_REFUSALS];
     uint64_t gets, gets_found;
-    uint64_t flush_total, flush_found;         /* page flushes asked for, of these: found */
-    uint64_t flobj_total, flobj_found;         /* object flushes, likewise */
-    uint64_t put_to_flush;     /* a refused or failed put that removed an older copy */
-    uint64_t dup_puts;         /* puts over an existing key */
-    uint64_t zpages;           /* pages held now, without same-filled ones */
-    uint64_t same_filled;      /* same-filled pages held now */
-    uint64_t zbytes;           /* compressed bytes held now */
-    uint64_t frames;           /* frames held now by the pool's allocator */
-    uint64_t metadata_bytes;   /* index and allocator metadata of this pool */
-    uint64_t used_bytes;       /* frames * page_size + metadata_bytes */
+    uint64_t flush_total, flush_found; /* page flushes asked for, of these: found */
+    uint64_t flobj_total, flobj_found; /* object flushes, likewise */
+    uint64_t put_to_flush;             /* a refused or failed put that removed an older copy */
+    uint64_t dup_puts;                 /* puts over an existing key */
+    uint64_t kept_rejected;            /* of stored_puts: kept uncompressed, see keep_rejected */
+    uint64_t zpages;                   /* compressed pages held now */
+    uint64_t same_filled;              /* same-filled pages held now */
+    uint64_t raw_pages;                /* uncompressed pages held now */
+    uint64_t zbytes;                   /* bytes of the compressed pages held now */
+    uint64_t frames;                   /* frames held now by the pool's allocator */
+    uint64_t metadata_bytes;           /* index and allocator metadata of this pool */
+    uint64_t used_bytes;               /* frames * page_size + metadata_bytes */
 };
 
 struct zc_store_stats {
     uint64_t limit_bytes;
-    uint64_t frames;           /* held by all pools */
-    uint64_t reserve_frames;   /* ready, held by none */
+    uint64_t frames;         /* held by all pools */
+    uint64_t reserve_frames; /* ready, held by none */
     uint64_t metadata_bytes;
-    uint64_t used_bytes;       /* (frames + reserve_frames) * page_size + metadata_bytes */
-    uint64_t zpages, same_filled, zbytes;
+    uint64_t used_bytes;              /* (frames + reserve_frames) * page_size + metadata_bytes */
+    uint64_t pers_zpages, eph_zpages; /* pages held, same-filled and raw ones included */
+    uint64_t pers_pageframes, eph_pageframes; /* frames */
+    uint64_t same_filled, zbytes;
     uint64_t pools;
 };
 
@@ -108,6 +113,11 @@ ZC_API int zc_store_create(const struct zc_store_config *config, zc_store **out)
 ZC_API void zc_store_destroy(zc_store *store);
 
 ZC_API uint32_t zc_store_page_size(const zc_store *store);
+
+/* Bytes, 0: the default rule. -ERANGE: below one frame. */
+ZC_API int zc_store_set_limit(zc_store *store, uint64_t limit);
+/* Ready frames to keep at most when frames come back. */
+ZC_API void zc_store_set_reserve(zc_store *store, size_t frames);
 ZC_API void zc_store_get_stats(zc_store *store, struct zc_store_stats *out);
 
 /*
@@ -117,8 +127,8 @@ ZC_API void zc_store_get_stats(zc_store *store, struct zc_store_stats *out);
  * create: -EEXIST: name taken; -EINVAL: bad name, unknown allocator or codec.
  */
 ZC_API int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool **out);
-ZC_API int zc_pool_find(zc_store *store, const char *name, zc_pool **out);  /* -ENOENT */
-ZC_API int zc_pool_by_id(zc_store *store, uint32_t id, zc_pool **out);      /* -ENOENT */
+ZC_API int zc_pool_find(zc_store *store, const char *name, zc_pool **out); /* -ENOENT */
+ZC_API int zc_pool_by_id(zc_store *store, uint32_t id, zc_pool **out);     /* -ENOENT */
 ZC_API void zc_pool_release(zc_pool *pool);
 
 ZC_API uint32_t zc_pool_id(const zc_pool *pool); /* never used again after destroy */
@@ -138,7 +148,8 @@ ZC_API int64_t zc_pool_destroy(zc_pool *pool);
  * or a negative errno. Whenever the page is not kept, an older page under the key is gone too.
  * *zsize (may be NULL) receives the stored size in bytes, 0 for a same-filled page.
  */
-ZC_API int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page, uint32_t *zsize);
+ZC_API int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page,
+                  uint32_t *zsize);
 
 /* Load the page into `page` (page_size bytes). -ENOENT: not here; -EIO: damaged. The page stays in a
  * persistent pool and leaves an ephemeral one, unless exclusive_gets or ZC_GET_PEEK says otherwise. */
@@ -154,12 +165,14 @@ ZC_API int64_t zc_flush_object(zc_pool *pool, uint64_t object);
  * The same for `count` keys; results[i] is what the single call would have returned. Batches are
  * cheaper, not atomic. Return 0, or -ENOENT when the pool is destroyed (results are then undefined).
  */
-ZC_API int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pages, size_t count,
-                        int32_t *results, uint32_t *zsizes);
+ZC_API int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pages,
+                        size_t count, int32_t *results, uint32_t *zsizes);
 ZC_API int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, size_t count,
                         unsigned flags, int32_t *results);
-ZC_API int zc_flush_page_batch(zc_pool *pool, const struct zc_key *keys, size_t count, int32_t *results);
-ZC_API int zc_flush_object_batch(zc_pool *pool, const uint64_t *objects, size_t count, int64_t *results);
+ZC_API int zc_flush_page_batch(zc_pool *pool, const struct zc_key *keys, size_t count,
+                               int32_t *results);
+ZC_API int zc_flush_object_batch(zc_pool *pool, const uint64_t *objects, size_t count,
+                                 int64_t *results);
 ZC_API int zc_pool_destroy_batch(zc_pool *const *pools, size_t count, int64_t *results);
 
 #ifdef __cplusplus

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "store/context.h"
+
+#include "base/base.h"
+
+static struct zc_context *context_new(zc_store *store, const struct zc_codec *codec)
+{
+    size_t size = sizeof(struct zc_context) + codec->state_size + codec->bound(store->page_size);
+    struct zc_context *context = calloc(1, size);
+    if (!context)
+        return NULL;
+
+    context->codec = codec;
+    context->size = size;
+    context->zpage = context->state + codec->state_size;
+    codec->init(context->state);
+    atomic_fetch_add_explicit(&store->metadata_bytes, size, memory_order_relaxed);
+    return context;
+}
+
+struct zc_context *zc_context_take(zc_store *store, const struct zc_codec *codec)
+{
+    pthread_mutex_lock(&store->contexts_lock);
+    struct zc_context **at = &store->contexts;
+    while (*at && (*at)->codec != codec)
+        at = &(*at)->next;
+    struct zc_context *context = *at;
+    if (context)
+        *at = context->next;
+    pthread_mutex_unlock(&store->contexts_lock);
+
+    return context ? context : context_new(store, codec);
+}
+
+void zc_context_give(zc_store *store, struct zc_context *context)
+{
+    pthread_mutex_lock(&store->contexts_lock);
+    context->next = store->contexts;
+    store->contexts = context;
+    pthread_mutex_unlock(&store->contexts_lock);
+}
+
+void zc_contexts_free(zc_store *store)
+{
+    while (store->contexts) {
+        struct zc_context *context = store->contexts;
+        store->contexts = context->next;
+        atomic_fetch_sub_explicit(&store->metadata_bytes, context->size, memory_order_relaxed);
+        free(context);
+    }
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The index of one shard: object id → object, and for each object index → entry.
+ *
+ * An object's entries lie in leaves, small open-addressed tables, so that a look-up in a large object
+ * costs one cache miss. Which leaf is said by the top bits of the index's hash (extendible hashing,
+ * Fagin et al. 1979): a full leaf splits in two, two nearly empty ones merge, and no operation ever
+ * moves more than one leaf's entries. Hashes are keyed by a secret, so that no client can choose
+ * indexes that collide.
+ *
+ * The shard's lock protects all of it. An entry's address is valid until the next insert or remove.
+ */
+#ifndef ZC_STORE_INDEX_H
+#define ZC_STORE_INDEX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum zc_entry_kind {
+    ZC_ENTRY_EMPTY, /* no entry; in the leaf's own use */
+    ZC_ENTRY_ZPAGE, /* word: the allocator's handle, size: bytes */
+    ZC_ENTRY_RAW,   /* the same, uncompressed (keep_rejected) */
+    ZC_ENTRY_FILL,  /* word: the fill word of a same-filled page; size: 0 */
+};
+
+struct zc_entry {
+    uint32_t index;
+    uint32_t size : 24, kind : 8;
+    uint64_t word;
+};
+
+struct zc_object;
+
+struct zc_index {
+    uint64_t secret;
+    struct zc_object **buckets; /* by object id, chained */
+    size_t bucket_count, object_count;
+    size_t bytes; /* of everything allocated here */
+};
+
+void zc_index_init(struct zc_index *index, uint64_t secret);
+
+/* NULL: not there. */
+struct zc_entry *zc_index_find(const struct zc_index *index, uint64_t object, uint32_t i);
+
+/* A new entry of kind ZC_ENTRY_EMPTY, which the caller sets at once; the key must not be there.
+ * NULL: out of memory, nothing changed. */
+struct zc_entry *zc_index_insert(struct zc_index *index, uint64_t object, uint32_t i);
+
+/* The key must be there. */
+void zc_index_remove(struct zc_index *index, uint64_t object, uint32_t i);
+
+/* Removes the object, or all objects, handing every entry to `drop` first. Returns how many. */
+typedef void zc_index_drop(void *arg, const struct zc_entry *entry);
+size_t zc_index_remove_object(struct zc_index *index, uint64_t object, zc_index_drop *drop,
+                              void *arg);
+size_t zc_index_clear(struct zc_index *index, zc_index_drop *drop, void *arg);
+
+#endif

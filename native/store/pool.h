@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the store's own files share: the structures behind zc_store and zc_pool. */
+#ifndef ZC_STORE_POOL_H
+#define ZC_STORE_POOL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <zcache/store.h>
+
+#include "alloc/alloc.h"
+#include "base/list.h"
+#include "base/node.h"
+#include "codec/codec.h"
+#include "frame/frame.h"
+#include "store/index.h"
+#include "store/memory.h"
+
+#define ZC_SHARDS 16u       /* of a pool, a power of two */
+#define ZC_DIST_BUCKETS 64u /* of the zpage-size histograms */
+
+/* A pool's parameters, all changeable while it is in use. */
+enum zc_param {
+    ZC_PARAM_MAX_ZSIZE,      /* bytes */
+    ZC_PARAM_MAX_MEAN_ZSIZE, /* bytes */
+    ZC_PARAM_POLICY_PERCENT, /* of RAM */
+    ZC_PARAM_EXCLUSIVE_GETS, /* bool */
+    ZC_PARAM_KEEP_REJECTED,  /* bool */
+    ZC_PARAMS,
+};
+
+/* Counters are summed over the shards one lock at a time. What one operation counts, it counts in
+ * one shard at one time, so the sums agree among themselves. */
+struct zc_shard {
+    pthread_mutex_t lock;
+    struct zc_index index;
+    size_t index_bytes; /* of the index, as last added to the pool's and store's metadata */
+    struct zc_pool_stats stats;
+    uint64_t curr_dist[ZC_DIST_BUCKETS], cumul_dist[ZC_DIST_BUCKETS];
+};
+
+struct zc_pool {
+    zc_store *store;
+    struct zc_link link; /* in zc_store.pools while alive */
+    uint32_t id;
+    enum zc_pool_kind kind;
+    char name[ZC_POOL_NAME_MAX + 1];
+    const struct zc_alloc_ops *alloc_ops;
+    void *alloc;
+    const struct zc_codec *codec;
+    uint64_t secret; /* keys the choice of the shard */
+    atomic_size_t references;
+    atomic_bool dead;
+    _Atomic uint64_t params[ZC_PARAMS];
+    _Atomic uint64_t zpages, zbytes; /* what the mean is taken from */
+    atomic_size_t metadata_bytes;
+    struct zc_shard shards[ZC_SHARDS];
+};
+
+struct zc_context;
+
+struct zc_store {
+    size_t page_size;
+    struct zc_frames *frames;
+    struct zc_memory memory;
+    _Atomic uint64_t limit;       /* bytes */
+    atomic_size_t metadata_bytes; /* pools, indexes, contexts */
+
+    pthread_mutex_t pools_lock;
+    struct zc_link pools;
+    size_t pool_count;
+    uint32_t next_id;
+
+    pthread_mutex_t contexts_lock;
+    struct zc_context *contexts;
+};
+
+/* A threshold in bytes from "3584", "7/8" or "87%". 0, -EINVAL or -ERANGE. */
+int zc_parse_threshold(const char *value, size_t page_size, uint64_t *out);
+/* Bytes from "1048576", "64M" (K, M, G) or "25%" of `total`. */
+int zc_parse_size(const char *value, uint64_t total, uint64_t *out);
+
+bool zc_pool_name_is_valid(const char *name);
+
+/* Forgets every page. Returns how many. */
+int64_t zc_pool_clear(zc_pool *pool);
+
+/* The pool's histograms, each of ZC_DIST_BUCKETS. */
+void zc_pool_get_dist(zc_pool *pool, uint64_t *curr, uint64_t *cumul);
+
+extern const struct zc_node zc_pool_param_nodes[];
+
+#endif

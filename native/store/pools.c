@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Pools: names, ids, references, what they hold in numbers. */
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/base.h"
+#include "store/pool.h"
+
+bool zc_pool_name_is_valid(const char *name)
+{
+    static const char allowed[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+    size_t len = strlen(name);
+
+    return len > 0 && len <= ZC_POOL_NAME_MAX && name[0] != '.' && strspn(name, allowed) == len;
+}
+
+static zc_pool *find_locked(zc_store *store, const char *name)
+{
+    for (struct zc_link *at = store->pools.next; at != &store->pools; at = at->next) {
+        zc_pool *pool = ZC_CONTAINER(at, zc_pool, link);
+        if (strcmp(pool->name, name) == 0)
+            return pool;
+    }
+    return NULL;
+}
+
+static void pool_free(zc_pool *pool)
+{
+    atomic_fetch_sub(&pool->store->metadata_bytes, sizeof(*pool));
+    pool->alloc_ops->destroy(pool->alloc);
+    for (size_t i = 0; i < ZC_SHARDS; i++)
+        pthread_mutex_destroy(&pool->shards[i].lock);
+    free(pool);
+}
+
+static void pool_init(zc_pool *pool, zc_store *store, const struct zc_pool_config *config)
+{
+    uint64_t secrets[2] = {0};
+
+    pool->store = store;
+    pool->kind = config->kind;
+    strcpy(pool->name, config->name);
+    pool->params[ZC_PARAM_MAX_ZSIZE] = store->page_size / 8 * 7;
+    pool->params[ZC_PARAM_MAX_MEAN_ZSIZE] = store->page_size / 8 * 5;
+    pool->params[ZC_PARAM_POLICY_PERCENT] = 75;
+    pool->params[ZC_PARAM_EXCLUSIVE_GETS] = config->kind == ZC_EPHEMERAL;
+    pool->references = 2; /* the store's and the caller's */
+    if (getrandom(secrets, sizeof(secrets), GRND_NONBLOCK) != sizeof(secrets))
+        secrets[0] = secrets[1] =
+            zc_mix64((uintptr_t)pool); /* early boot: addresses are random too */
+    pool->secret = secrets[0];
+    for (size_t i = 0; i < ZC_SHARDS; i++) {
+        pthread_mutex_init(&pool->shards[i].lock, NULL);
+        zc_index_init(&pool->shards[i].index, secrets[1]);
+    }
+}
+
+int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool **out)
+{
+    const struct zc_alloc_ops *alloc_ops =
+        zc_alloc_find(config->allocator ? config->allocator : "zbud");
+    const struct zc_codec *codec = zc_codec_find(config->codec ? config->codec : "lz4");
+
+    if (!alloc_ops || !codec || !config->name || !zc_pool_name_is_valid(config->name))
+        return -EINVAL;
+    if (config->kind != ZC_PERSISTENT && config->kind != ZC_EPHEMERAL)
+        return -EINVAL;
+
+    zc_pool *pool = calloc(1, sizeof(*pool));
+    if (!pool)
+        return -ENOMEM;
+    if (alloc_ops->create(store->frames, store->page_size, &pool->alloc) != 0) {
+        free(pool);
+        return -ENOMEM;
+    }
+    pool->alloc_ops = alloc_ops;
+    pool->codec = codec;
+    pool_init(pool, store, config);
+    atomic_fetch_add(&store->metadata_bytes, sizeof(*pool));
+
+    pthread_mutex_lock(&store->pools_lock);
+    if (find_locked(store, config->name)) {
+        pthread_mutex_unlock(&store->pools_lock);
+        pool_free(pool);
+        return -EEXIST;
+    }
+    pool->id = store->next_id++;
+    zc_list_add(store->pools.prev, &pool->link);
+    store->pool_count++;
+    pthread_mutex_unlock(&store->pools_lock);
+    *out = pool;
+    return 0;
+}
+
+int zc_pool_find(zc_store *store, const char *name, zc_pool **out)
+{
+    pthread_mutex_lock(&store->pools_lock);
+    *out = find_locked(store, name);
+    if (*out)
+        atomic_fetch_add(&(*out)->references, 1);
+    pthread_mutex_unlock(&store->pools_lock);
+    return *out ? 0 : -ENOENT;
+}
+
+int zc_pool_by_id(zc_store *store, uint32_t id, zc_pool **out)
+{
+    *out = NULL;
+    pthread_mutex_lock(&store->pools_lock);
+    for (struct zc_link *at = store->pools.next; at != &store->pools; at = at->next) {
+        zc_pool *pool = ZC_CONTAINER(at, zc_pool, link);
+        if (pool->id != id)
+            continue;
+        atomic_fetch_add(&pool->references, 1);
+        *out = pool;
+        break;
+    }
+    pthread_mutex_unlock(&store->pools_lock);
+    return *out ? 0 : -ENOENT;
+}
+
+void zc_pool_release(zc_pool *pool)
+{
+    if (atomic_fetch_sub(&pool->references, 1) == 1)
+        pool_free(pool);
+}
+
+int64_t zc_pool_destroy(zc_pool *pool)
+{
+    zc_store *store = pool->store;
+
+    pthread_mutex_lock(&store->pools_lock);
+    if (pool->dead) {
+        pthread_mutex_unlock(&store->pools_lock);
+        return -ENOENT;
+    }
+    pool->dead = true; /* from here on no put succeeds */
+    zc_list_del(&pool->link);
+    store->pool_count--;
+    pthread_mutex_unlock(&store->pools_lock);
+
+    int64_t dropped = zc_pool_clear(pool);
+    zc_pool_release(pool);
+    return dropped;
+}
+
+int zc_pool_destroy_batch(zc_pool *const *pools, size_t count, int64_t *results)
+{
+    for (size_t i = 0; i < count; i++)
+        results[i] = zc_pool_destroy(pools[i]);
+    return 0;
+}
+
+uint32_t zc_pool_id(const zc_pool *pool)
+{
+    return pool->id;
+}
+
+const char *zc_pool_name(const zc_pool *pool)
+{
+    return pool->name;
+}
+
+enum zc_pool_kind zc_pool_get_kind(const zc_pool *pool)
+{
+    return pool->kind;
+}
+
+void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out)
+{
+    enum { FIELDS = sizeof(*out) / sizeof(uint64_t) };
+    _Static_assert(sizeof(*out) == FIELDS * sizeof(uint64_t), "only counters");
+    struct zc_alloc_stats alloc;
+    uint64_t sums[FIELDS] = {0}, shard[FIELDS];
+
+    for (size_t i = 0; i < ZC_SHARDS; i++) {
+        pthread_mutex_lock(&pool->shards[i].lock);
+        memcpy(shard, &pool->shards[i].stats, sizeof(shard));
+        pthread_mutex_unlock(&pool->shards[i].lock);
+        for (size_t f = 0; f < FIELDS; f++)
+            sums[f] += shard[f];
+    }
+    memcpy(out, sums, sizeof(*out));
+
+    pool->alloc_ops->get_stats(pool->alloc, &alloc);
+    out->frames = alloc.frames;
+    out->metadata_bytes =
+        sizeof(*pool) + alloc.metadata_bytes + alloc.frames * ZC_FRAME_META + pool->metadata_bytes;
+    out->used_bytes = out->frames * pool->store->page_size + out->metadata_bytes;
+}
+
+void zc_pool_get_dist(zc_pool *pool, uint64_t *curr, uint64_t *cumul)
+{
+    memset(curr, 0, ZC_DIST_BUCKETS * sizeof(*curr));
+    memset(cumul, 0, ZC_DIST_BUCKETS * sizeof(*cumul));
+    for (size_t i = 0; i < ZC_SHARDS; i++) {
+        struct zc_shard *shard = &pool->shards[i];
+
+        pthread_mutex_lock(&shard->lock);
+        for (size_t b = 0; b < ZC_DIST_BUCKETS; b++) {
+            curr[b] += shard->curr_dist[b];
+            cumul[b] += shard->cumul_dist[b];
+        }
+        pthread_mutex_unlock(&shard->lock);
+    }
+}

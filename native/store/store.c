@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "store/store.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "store/context.h"
+#include "store/pool.h"
+
+#define DEFAULT_LIMIT_PERCENT 25u
+
+static const char *const refusal_names[ZC_REFUSALS] = {
+    [ZC_POLICY_PERCENT_EXCEEDED] = "policy_percent_exceeded",
+    [ZC_LOW_MEMORY] = "low_memory",
+    [ZC_ENTROPY_REJECTED] = "entropy_rejected",
+    [ZC_COMPRESS_POOR] = "compress_poor",
+    [ZC_MEAN_COMPRESS_POOR] = "mean_compress_poor",
+    [ZC_FAILED_GETFREEPAGES] = "failed_getfreepages",
+};
+
+const char *zc_version(void)
+{
+    return ZC_VERSION;
+}
+
+const char *zc_refusal_name(int refusal)
+{
+    return refusal > 0 && refusal < ZC_REFUSALS ? refusal_names[refusal] : NULL;
+}
+
+int zc_store_create(const struct zc_store_config *config, zc_store **out)
+{
+    static const struct zc_store_config defaults;
+    size_t os_page_size = (size_t)sysconf(_SC_PAGESIZE);
+
+    config = config ? config : &defaults;
+    size_t page_size = config->page_size ? config->page_size : os_page_size;
+    if (!zc_is_pow2(page_size) || page_size < os_page_size || page_size > ZC_PAGE_SIZE_MAX)
+        return -EINVAL;
+
+    zc_store *store = calloc(1, sizeof(*store));
+    if (!store)
+        return -ENOMEM;
+    store->page_size = page_size;
+    int error = zc_memory_init(&store->memory, config->proc_dir, config->cgroup_dir);
+    if (error)
+        goto free_store;
+    error = zc_frames_create(page_size, &store->frames);
+    if (error)
+        goto fini_memory;
+
+    pthread_mutex_init(&store->pools_lock, NULL);
+    pthread_mutex_init(&store->contexts_lock, NULL);
+    zc_list_init(&store->pools);
+    store->next_id = 1;
+    error = zc_store_set_limit(store, config->limit);
+    if (error) {
+        zc_store_destroy(store);
+        return error;
+    }
+    *out = store;
+    return 0;
+
+fini_memory:
+    zc_memory_fini(&store->memory);
+free_store:
+    free(store);
+    return error;
+}
+
+void zc_store_destroy(zc_store *store)
+{
+    while (!zc_list_empty(&store->pools))
+        zc_pool_destroy(ZC_CONTAINER(store->pools.next, zc_pool, link));
+    zc_contexts_free(store);
+    zc_frames_destroy(store->frames);
+    zc_memory_fini(&store->memory);
+    pthread_mutex_destroy(&store->pools_lock);
+    pthread_mutex_destroy(&store->contexts_lock);
+    free(store);
+}
+
+uint32_t zc_store_page_size(const zc_store *store)
+{
+    return (uint32_t)store->page_size;
+}
+
+int zc_store_set_limit(zc_store *store, uint64_t limit)
+{
+    if (limit == 0)
+        limit = store->memory.total / 100 * DEFAULT_LIMIT_PERCENT;
+    if (limit < store->page_size)
+        return -ERANGE;
+
+    store->limit = limit;
+    zc_frames_set_budget(store->frames, limit < SIZE_MAX ? (size_t)limit : SIZE_MAX);
+    return 0;
+}
+
+void zc_store_set_reserve(zc_store *store, size_t frames)
+{
+    zc_frames_set_reserve(store->frames, frames);
+}
+
+void zc_store_get_stats(zc_store *store, struct zc_store_stats *out)
+{
+    struct zc_frames_stats frames;
+
+    *out = (struct zc_store_stats){0};
+    pthread_mutex_lock(&store->pools_lock);
+    for (struct zc_link *at = store->pools.next; at != &store->pools; at = at->next) {
+        zc_pool *pool = ZC_CONTAINER(at, zc_pool, link);
+        struct zc_pool_stats stats;
+        zc_pool_get_stats(pool, &stats);
+
+        uint64_t pages = stats.zpages + stats.same_filled + stats.raw_pages;
+        if (pool->kind == ZC_PERSISTENT) {
+            out->pers_zpages += pages;
+            out->pers_pageframes += stats.frames;
+        } else {
+            out->eph_zpages += pages;
+            out->eph_pageframes += stats.frames;
+        }
+        out->same_filled += stats.same_filled;
+        out->zbytes += stats.zbytes;
+    }
+    out->pools = store->pool_count;
+    pthread_mutex_unlock(&store->pools_lock);
+
+    zc_frames_get_stats(store->frames, &frames);
+    out->limit_bytes = store->limit;
+    out->frames = frames.taken;
+    out->reserve_frames = frames.ready;
+    out->metadata_bytes = frames.metadata_bytes + store->metadata_bytes;
+    out->used_bytes = frames.used_bytes + store->metadata_bytes;
+}

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The store layer's contract is <zcache/store.h>; this adds what only the daemon needs.
+ *
+ * Locks, outermost first:
+ *   zc_store.pools_lock    names and ids of pools
+ *   shard.lock             one shard of a pool's index, and its share of the counters
+ *   allocator's lock       zbud's lists
+ *   zc_frames' lock        runs and the reserve
+ * zc_store.contexts_lock and zc_memory.lock are taken alone. Nobody holds two shards' locks.
+ */
+#ifndef ZC_STORE_STORE_H
+#define ZC_STORE_STORE_H
+
+#include <zcache/store.h>
+
+#include "base/node.h"
+
+/* page_size, params, stats, pools of the control tree; the object is a zc_store. */
+extern const struct zc_node zc_store_nodes[];
+
+#endif
