@@ -45,7 +45,13 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Columns whose name ends with > are numbers, aligned to the right."""
-        self.console.print(make_table(columns, rows))
+        table = make_table(columns, rows)
+        if self.console.is_terminal:
+            self.console.print(table)
+            return
+        with self.console.capture() as shown:
+            self.console.print(table)
+        self.console.file.write("".join(f"{line.rstrip()}\n" for line in shown.get().splitlines()))
 
     def note(self, text: str) -> None:
         """What is good to know and no result: on standard error, unless -q or --json."""
@@ -79,6 +85,24 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Tabl
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     return table
+
+
+def size_text(size: int) -> str:
+    """A number of bytes for people, e.g. 1.5 MiB."""
+    value, unit = float(size), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+
+
+def duration_text(milliseconds: int) -> str:
+    """E.g. 3 d 4 h, 5 min 2 s."""
+    seconds = milliseconds // 1000
+    parts = ((seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s"))
+    shown = [f"{count} {unit}" for count, unit in parts if count]
+    return " ".join(shown[:2]) or "0 s"
 
 
 def print_error(error: ZcacheError, *, as_json: bool) -> None:

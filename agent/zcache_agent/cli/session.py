@@ -10,8 +10,7 @@ from typing import Self
 import click
 
 from ..control import ControlClient
-from ..deploy import Daemon, find
-from ..errors import NoDevice
+from ..daemon import Daemon, find
 from ..transport import Transport, open_transport
 from .output import Output
 
@@ -39,10 +38,15 @@ class Session:
     def output(self) -> Output:
         return Output(as_json=self.as_json, quiet=self.quiet)
 
+    @property
+    def wanted_serial(self) -> str | None:
+        """The device that was named, if one was."""
+        return self.serial or os.environ.get("ZCACHE_SERIAL") or os.environ.get("ANDROID_SERIAL")
+
     @cached_property
     def transport(self) -> Transport:
-        """The chosen device."""
-        return self._open.enter_context(open_transport(self.serial or choose_serial(self.timeout), self.timeout))
+        """The chosen device. NoDevice: none, or which?"""
+        return self._open.enter_context(open_transport(self.wanted_serial, self.timeout))
 
     @cached_property
     def daemon(self) -> Daemon:
@@ -55,26 +59,3 @@ class Session:
 
 
 pass_session = click.make_pass_decorator(Session)
-
-
-def choose_serial(timeout: float) -> str:
-    """The device to use where -s names none."""
-    for variable in ("ZCACHE_SERIAL", "ANDROID_SERIAL"):
-        if serial := os.environ.get(variable):
-            return serial
-    from ..transport.adb import AdbServer  # adbutils is slow to import
-
-    devices = AdbServer(timeout).devices()
-    usable = [device for device in devices if device.usable]
-    if len(devices) == 1 and usable:
-        return usable[0].serial
-    if not devices:
-        raise NoDevice(
-            "no device: adb sees none", hint="connect one and allow USB debugging on it, or name this machine: -s local"
-        )
-    seen = ", ".join(f"{d.serial} ({d.state}{': ' + d.hint if d.hint else ''})" for d in devices)
-    if len(devices) > 1:
-        raise NoDevice(
-            f"more than one device: {seen}", name="ambiguous_device", hint="name one: -s SERIAL, or ZCACHE_SERIAL"
-        )
-    raise NoDevice(f"no usable device: {seen}", name=devices[0].state)

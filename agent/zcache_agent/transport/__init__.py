@@ -7,9 +7,12 @@ from .base import Transport
 __all__ = ["Transport", "open_transport"]
 
 
-def open_transport(serial: str, timeout: float) -> Transport:
-    """`serial`: local, local:DIR, or an adb serial. `timeout`: seconds within which each operation ends."""
-    kind, colon, rest = serial.partition(":")
+def open_transport(serial: str | None, timeout: float) -> Transport:
+    """`serial`: local, local:DIR, an adb serial, or None for the only device that adb sees; NoDevice if that fails.
+
+    `timeout`: seconds within which each operation ends.
+    """
+    kind, colon, rest = (serial or "").partition(":")
     if kind == "local":
         from .local import LocalTransport
 
@@ -18,6 +21,6 @@ def open_transport(serial: str, timeout: float) -> Transport:
         return LocalTransport(rest or None, timeout)
     if kind == "serial":
         raise Usage(f"{serial}: serial lines are not supported", hint="reach the device by adb")
-    from .adb import AdbTransport  # adbutils is slow to import
+    from .adb import AdbServer, AdbTransport  # adbutils is slow to import
 
-    return AdbTransport(serial, timeout)
+    return AdbTransport(AdbServer(timeout).choose(serial), timeout)

@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import os
+import re
 import shlex
 import socket
 import struct
@@ -27,6 +28,7 @@ _SERVER_START_SECONDS = 20
 _CHUNK = 64 * 1024  # the sync protocol's largest
 _STDOUT, _STDERR, _EXIT = 1, 2, 3  # packets of the shell protocol, version 2
 _EXIT_MARK = b"zcache-exit:"
+_TAG = re.compile(r"\b(usb|product|model|device|transport_id):(\S+)")
 
 STATE_HINTS = {
     "unauthorized": "accept the prompt on the phone",
@@ -42,10 +44,11 @@ STATE_HINTS = {
 
 @dataclass(frozen=True)
 class AdbDevice:
-    """A line of `adb devices`."""
+    """A line of `adb devices -l`."""
 
     serial: str
     state: str
+    model: str
 
     @property
     def usable(self) -> bool:
@@ -53,10 +56,18 @@ class AdbDevice:
 
     @property
     def hint(self) -> str:
-        for state, hint in STATE_HINTS.items():
-            if self.state.startswith(state):
-                return hint
-        return "" if self.usable else "boot it normally"
+        if self.usable:
+            return ""
+        return next((hint for state, hint in STATE_HINTS.items() if self.state.startswith(state)), "boot it normally")
+
+    def __str__(self) -> str:
+        return f"{self.serial} ({self.state}{': ' if self.hint else ''}{self.hint})"
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        serial, _, rest = line.partition(" ")
+        tags = dict(_TAG.findall(rest))
+        return cls(serial, _TAG.sub("", rest).strip(), tags.get("model", "").replace("_", " "))
 
 
 class AdbServer:
@@ -67,9 +78,23 @@ class AdbServer:
         self.timeout = timeout
 
     def devices(self) -> list[AdbDevice]:
-        listing = self.query("host:devices", self.timeout)
-        rows = (line.split("\t", 1) for line in listing.splitlines())
-        return [AdbDevice(row[0], row[1].strip()) for row in rows if len(row) == 2]
+        return [AdbDevice.parse(line) for line in self.query("host:devices-l", self.timeout).splitlines() if line]
+
+    def choose(self, serial: str | None) -> str:
+        """The device of that serial, or the only one there is. NoDevice: it cannot be used, or which one is meant?"""
+        devices = self.devices()
+        seen = ", ".join(map(str, devices)) or "none"
+        meant = [device for device in devices if serial in (None, device.serial)]
+        if not meant:
+            what = f"no device {serial}" if serial else "no device"
+            raise NoDevice(f"{what}: adb sees {seen}", hint=_missing_hint(serial))
+        if len(meant) > 1:
+            raise NoDevice(
+                f"more than one device: {seen}", name="ambiguous_device", hint="name one: -s SERIAL, or ZCACHE_SERIAL"
+            )
+        if not meant[0].usable:
+            raise NoDevice(f"device {meant[0].serial} is {meant[0].state}", name=meant[0].state, hint=meant[0].hint)
+        return meant[0].serial
 
     def query(self, service: str, timeout: float) -> str:
         """Asks the server itself; the answer is a text."""
@@ -126,6 +151,12 @@ class AdbServer:
         return f"adb server at {self.host}:{self.port}"
 
 
+def _missing_hint(serial: str | None) -> str:
+    if serial and ":" in serial:
+        return f"adb connect {serial}"
+    return "connect one and allow USB debugging on it; -s local is this machine"
+
+
 def _server_address() -> tuple[str, int]:
     """As adb reads them: ADB_SERVER_SOCKET, else ANDROID_ADB_SERVER_ADDRESS and ANDROID_ADB_SERVER_PORT."""
     if spec := os.environ.get("ADB_SERVER_SOCKET"):
@@ -147,6 +178,21 @@ class AdbTransport:
         self.serial = serial
         self.timeout = timeout
         self._server = AdbServer(timeout)
+
+    def restart_as_root(self) -> None:
+        """What `adb root` does. Ends the connections of everybody to this device, and what adbd keeps alive."""
+        deadline = Deadline(self.timeout, self.serial)
+        with self._open("root:", deadline) as wire:
+            said = wire.read_to_end().decode(errors="replace").strip()
+        if "already" in said:
+            return
+        if "restarting" not in said:
+            raise NoDevice(f"{self.serial}: adb root: {said}", name="no_root", hint="its adbd cannot become root")
+        while True:
+            time.sleep(min(0.5, deadline.remaining()))
+            with contextlib.suppress(NoDevice):
+                if self.run(["id", "-u"], timeout=deadline.remaining()).text == "0":
+                    return
 
     @cached_property
     def features(self) -> frozenset[str]:
@@ -172,11 +218,8 @@ class AdbTransport:
 
     def _run_exec(self, command: str, deadline: Deadline) -> Completed:
         """For an adbd without the shell protocol: both outputs are one, the exit code comes at its end."""
-        output = bytearray()
         with self._open(f"exec:({command}); echo {_EXIT_MARK.decode()}$?", deadline) as wire:
-            while data := wire.read(_CHUNK):
-                output += data
-        text, mark, code = bytes(output).rpartition(_EXIT_MARK)
+            text, mark, code = wire.read_to_end().rpartition(_EXIT_MARK)
         if not mark or not code.strip().isdigit():
             raise lost(self.serial)
         return Completed(int(code), text, b"")
@@ -273,6 +316,12 @@ class _Wire:
             chunk = self.read(size - len(data))
             if not chunk:
                 raise lost(self._serial)
+            data += chunk
+        return bytes(data)
+
+    def read_to_end(self) -> bytes:
+        data = bytearray()
+        while chunk := self.read(_CHUNK):
             data += chunk
         return bytes(data)
 
