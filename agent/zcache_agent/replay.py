@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from .control import ControlClient
-from .deploy import Daemon
+from .daemon import Daemon
 from .errors import CheckFailed, DaemonAbsent, ProtocolError, Refused, ZcacheError
 from .pages import ENOENT, PagesClient, Pending, Pool, Refusal, Results, Run
 from .sources import Source
@@ -48,8 +48,8 @@ class Report:
     put_us: float | None = None
     get_us: float | None = None
     transport_us: float | None = None
-    histogram: list[int] = field(default_factory=list)
-    """Zpages by their size: as many equal steps as there are numbers, up to a page."""
+    histogram: list[list[int]] = field(default_factory=list)
+    """The pool's zpages by size: pairs of an upper bound in bytes and a count."""
     tail_bytes: int = 0
 
     @property
@@ -92,7 +92,7 @@ def replay_source(
     with connect(daemon) as client:
         where = client.pool(pool)
         try:
-            report = _Replay(client, where, object_id, source, progress).run()
+            report = Replay(client, where, object_id, source, progress).run()
             _measure(control, pool, client.hello.page_size, report)
             if not keep:
                 _flush(client, where, object_id)
@@ -116,7 +116,7 @@ def replay_process(
 
     It flushes what it stored when nobody reads what it prints any more.
     """
-    command = [f"{daemon.directory}/zcached", "replay", "--dir", daemon.directory]
+    command = [daemon.program, "replay", "--dir", daemon.directory]
     command += ["--pool", pool, "--pid", str(pid), *(["--keep"] if keep else [])]
     script = '"$@" 2>&1; echo "ended $?"'
     stream = daemon.transport.open_command(daemon.rights.wrap(["sh", "-c", script, "sh", *command]))
@@ -183,12 +183,19 @@ def _measure(control: ControlClient, pool: str, page_size: int, report: Report) 
     stats = control.dump(f"pools/{pool}/stats")
     report.frames = int(stats[f"pools/{pool}/stats/frames"])
     report.used_bytes = int(stats[f"pools/{pool}/stats/used_bytes"])
+    report.histogram = parse_histogram(control.get(f"pools/{pool}/zv_curr_dist_counts"))
     if report.used_bytes:
         held = (report.stored + report.same_filled) * page_size
         report.effective_ratio = round(held / report.used_bytes, 3)
 
 
-class _Replay:
+def parse_histogram(table: str) -> list[list[int]]:
+    return [[int(word) for word in line.split()] for line in table.splitlines()]
+
+
+class Replay:
+    """One walk to put, one to get and compare."""
+
     def __init__(self, client: PagesClient, pool: Pool, object_id: int, source: Source, progress: Progress) -> None:
         self.client = client
         self.pool = pool

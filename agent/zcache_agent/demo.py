@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo: real processes and files of a device through a persistent and an ephemeral pool.
+
+What it makes (processes, pools, files, and the daemon where none ran) is gone when it ends, however it ends.
+"""
+
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from .control import ControlClient, number
+from .daemon import Daemon, find
+from .deploy import Options, down, up
+from .errors import DaemonAbsent, ZcacheError
+from .replay import Progress, Report, parse_histogram, replay_process, replay_source
+from .sources import open_source
+from .transport.base import Transport
+from .transport.local import LocalTransport
+from .workloads import Workload, available, running, wait_until_gone
+
+THRESHOLDS = ("7/8", "3/4", "5/8", "1/2", "3/8")
+"""Of a page: what zv_max_zsize is lowered through. The first is the default."""
+
+PROCESSES = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the demo takes on."""
+
+    workload_scale: int
+    library_bytes: int
+
+
+LARGE = Size(10, 24 << 20)
+SMALL = Size(1, 2 << 20)
+"""For a device, which may be an emulated one: some 35 times slower than this machine."""
+
+
+@dataclass(frozen=True)
+class Process:
+    name: str
+    holds: str
+    pid: int
+    used_bytes: int
+    """By which the pool grew."""
+    report: Report
+
+    def ratio(self, page_size: int) -> float:
+        return (self.report.stored + self.report.same_filled) * page_size / max(1, self.used_bytes)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    share: str
+    """Of a page."""
+    zv_max_zsize: int
+    report: Report
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    kind: str
+    stats: dict[str, int | float | str]
+    histogram: list[list[int]]
+
+
+@dataclass
+class Facts:
+    """All that a demo found out."""
+
+    serial: str
+    version: str
+    page_size: int
+    own_daemon: bool
+    processes: list[Process]
+    thresholds: list[Threshold]
+    libraries: Report
+    pools: list[PoolFacts]
+
+    @property
+    def reports(self) -> list[Report]:
+        return [*(p.report for p in self.processes), *(t.report for t in self.thresholds), self.libraries]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@contextmanager
+def own_or_running_daemon(transport: Transport, progress: Progress) -> Iterator[tuple[Daemon, bool]]:
+    """The daemon that runs there; else one of our own (True) for as long as the block runs."""
+    running = None
+    with suppress(DaemonAbsent):
+        running = find(transport)
+    if running:
+        yield running, False
+        return
+    with ExitStack() as undo:
+        if transport.is_local:
+            directory = undo.enter_context(tempfile.TemporaryDirectory(prefix="zcache-demo-"))
+            transport = LocalTransport(directory, transport.timeout)
+        undo.callback(down, transport, force=True)
+        yield up(transport, Options(), progress).daemon, True
+
+
+class Demo:
+    """Two pools on a running daemon, and what goes through them."""
+
+    def __init__(self, daemon: Daemon, control: ControlClient) -> None:
+        self.daemon = daemon
+        self.control = control
+        self.page_size = int(control.get("page_size"))
+        self._size = LARGE if daemon.transport.is_local else SMALL
+        mark = secrets.token_hex(3)
+        self._pools = {kind: f"demo-{mark}-{kind}" for kind in ("persistent", "ephemeral")}
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            for kind, name in self._pools.items():
+                undo.callback(self._destroy, name)
+                self.control.set(("pools/create", f"name={name} kind={kind}"))
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def _destroy(self, pool: str) -> None:
+        """By a connection of its own: the other may have broken in the middle of an answer."""
+        with suppress(ZcacheError), self.daemon.control() as control:
+            control.set((f"pools/{pool}/destroy", "1"))
+
+    def run_processes(self, progress: Progress) -> list[Process]:
+        """Real programs, their anonymous pages read while they live, into the persistent pool."""
+        transport = self.daemon.transport
+        pids: list[int] = []
+        done: list[Process] = []
+        try:
+            for workload in available(transport)[:PROCESSES]:
+                progress(0, f"{workload.name} grows")
+                with running(transport, workload, self._size.workload_scale) as pid:
+                    pids.append(pid)
+                    used = sum(process.used_bytes for process in done)
+                    done.append(self._replay_process(workload, pid, used, progress))
+        finally:
+            with suppress(ZcacheError):
+                wait_until_gone(transport, pids)
+        return done
+
+    def _replay_process(self, workload: Workload, pid: int, used: int, progress: Progress) -> Process:
+        report = replay_process(
+            self.daemon,
+            self._pools["persistent"],
+            pid,
+            keep=True,
+            progress=lambda part, what: progress(part, f"{workload.name}: {what}"),
+        )
+        return Process(workload.name, workload.holds, pid, report.used_bytes - used, report)
+
+    @contextmanager
+    def libraries(self, progress: Progress) -> Iterator[Path]:
+        """A tar of some of the device's libraries, on this machine while the block runs."""
+        limit = self._size.library_bytes
+        with tempfile.NamedTemporaryFile(prefix="zcache-demo-", suffix=".tar") as file:
+            stream = self.daemon.transport.open_command(["sh", "-c", _COLLECT, "sh", str(limit)])
+            try:
+                while data := stream.read(1 << 20):
+                    file.write(data)
+                    progress(min(1, file.tell() / limit), "collecting libraries")
+            finally:
+                stream.close()
+            file.flush()
+            yield Path(file.name)
+
+    def run_thresholds(self, tar: Path, progress: Progress) -> Iterator[Threshold]:
+        """The same files again and again into the ephemeral pool, while what it accepts gets less."""
+        path = f"pools/{self._pools['ephemeral']}/params/zv_max_zsize"
+        for share in THRESHOLDS:
+            self.control.set((path, share))
+            report = self._replay_libraries(tar, f"zv_max_zsize {share}", progress, keep=False)
+            yield Threshold(share, int(self.control.get(path)), report)
+        self.control.set((path, THRESHOLDS[0]))
+
+    def run_libraries(self, tar: Path, progress: Progress) -> Report:
+        return self._replay_libraries(tar, "libraries", progress, keep=True)
+
+    def _replay_libraries(self, tar: Path, what: str, progress: Progress, *, keep: bool) -> Report:
+        with open_source(tar, self.page_size) as source:
+            return replay_source(
+                self.daemon,
+                self.control,
+                self._pools["ephemeral"],
+                source,
+                keep=keep,
+                progress=lambda part, step: progress(part, f"{what}: {step}"),
+            )
+
+    def pools(self) -> list[PoolFacts]:
+        return [self._pool(kind, f"pools/{name}") for kind, name in self._pools.items()]
+
+    def _pool(self, kind: str, path: str) -> PoolFacts:
+        stats = self.control.dump(f"{path}/stats")
+        histogram = parse_histogram(self.control.get(f"{path}/zv_curr_dist_counts"))
+        return PoolFacts(kind, {key.rpartition("/")[2]: number(value) for key, value in stats.items()}, histogram)
+
+
+# A tar of shared libraries, $1 bytes of them at most and none large: enough files to be many.
+_COLLECT = r"""
+limit=$1 total=0
+set --
+for file in $(find /usr/lib /system/lib64 /system/lib -type f -name '*.so*' -size -2048k 2>/dev/null); do
+    size=$(wc -c <"$file" 2>/dev/null) || continue
+    [ $((total + size)) -le "$limit" ] || continue
+    total=$((total + size))
+    set -- "$@" "$file"
+    [ $((total + total / 8)) -lt "$limit" ] || break
+done
+exec tar -cf - "$@" 2>/dev/null
+"""
