@@ -79,22 +79,22 @@ class ControlClient:
 
     def get(self, path: str) -> str:
         """A node's value; a table's lines with newlines between them."""
-        return self._ask("get", path).removesuffix("\n")
+        return self._ask("get", _quoted(path)).removesuffix("\n")
 
     def set(self, *pairs: tuple[str, str]) -> None:
         """All of them or none."""
-        self._ask("set", *(word for pair in pairs for word in pair))
+        self._ask("set", *(_quoted(word) for pair in pairs for word in pair))
 
     def list(self, path: str = "") -> list[str]:
         """Names in a directory; those of directories end with a slash."""
-        return self._ask("list", path or "/").splitlines()
+        return self._ask("list", *_optional(path)).splitlines()
 
     def dump(self, path: str = "") -> dict[str, str]:
         """Every value below, tables left out, by its path from the root."""
-        return dict(_split(line) for line in self._ask("dump", *([path] if path else [])).splitlines())
+        return dict(_split(line) for line in self._ask("dump", *_optional(path)).splitlines())
 
     def describe(self, path: str = "") -> Sequence[Description]:
-        lines = self._ask("describe", *([path] if path else [])).splitlines()
+        lines = self._ask("describe", *_optional(path)).splitlines()
         return [_description(line) for line in lines]
 
     def _ask(self, *words: str) -> str:
@@ -140,6 +140,17 @@ class ControlClient:
                 "the daemon ended the connection", hint="zcache log shows its reason, zcache up starts it again"
             )
         self._received += data
+
+
+def _quoted(word: str) -> str:
+    """A word of a request: in quotes where it would not be one without."""
+    if word and not re.search(r'[\s"]', word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _optional(path: str) -> list[str]:
+    return [_quoted(path)] if path else []
 
 
 def _split(line: str) -> tuple[str, str]:

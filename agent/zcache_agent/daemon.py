@@ -151,10 +151,3 @@ def look_into(transport: Transport, directories: Sequence[str], rights: Rights) 
         directory, alive = state.pop("directory"), state.pop("alive", "") == "yes"
         there.append(Daemon(transport, directory, rights, state, alive))
     return there, mark
-
-
-def held_pages(control: ControlClient) -> int:
-    """Pages that exist nowhere else: those of persistent pools."""
-    values = control.dump("pools")
-    pools = [path.split("/")[1] for path, value in values.items() if path.endswith("/kind") and value == "persistent"]
-    return sum(int(values.get(f"pools/{pool}/stats/{name}", 0)) for pool in pools for name in ("zpages", "same_filled"))

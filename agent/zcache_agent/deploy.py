@@ -21,7 +21,6 @@ from .daemon import (
     Daemon,
     find,
     find_all,
-    held_pages,
     look_into,
 )
 from .device import Device, Rights, find_root, look, run_script
@@ -50,7 +49,6 @@ class Options:
     abi: str | None = None
     binary: Path | None = None
     page_size: int | None = None
-    limit: int | None = None
     replace: bool = False
     force: bool = False
     root: bool = False
@@ -82,7 +80,7 @@ def up(transport: Transport, options: Options, step: Step = _silent) -> Started:
         step(0.8, "starting")
         if old:
             stop(old, options.force)
-        daemon = _switch(transport, place, new, old, options)
+        daemon = _switch(place, new, old, options)
     step(1, "ready")
     return Started(daemon, True)
 
@@ -119,7 +117,7 @@ def check_nothing_held(daemon: Daemon) -> None:
     """Refused: it holds pages that exist nowhere else."""
     try:
         with daemon.control() as control:
-            held = held_pages(control)
+            held = int(control.get("stats/pers_zpages"))
     except DaemonAbsent as error:
         if error.name != "abi_mismatch":
             return  # it has ended meanwhile
@@ -261,27 +259,24 @@ def _sha256(place: Daemon, path: str) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _switch(transport: Transport, place: Daemon, new: str, old: Daemon | None, options: Options) -> Daemon:
+def _switch(place: Daemon, new: str, old: Daemon | None, options: Options) -> Daemon:
     """Puts the new program in place and starts it; the old daemon, which has ended, comes back if that fails."""
     kept = f"{old.directory}/{_NEW}kept" if old else ""
     if old:
         old.run(["mv", old.program, kept])
     place.run(["mv", new, place.program])
     try:
-        start(place, options.page_size, options.limit)
+        start(place, options.page_size)
         daemon = _answering(place)
-        _mark(place)
     except NoDevice:
         raise
     except BaseException:
-        with contextlib.suppress(ZcacheError):
-            for failed in look_into(transport, [place.directory], place.rights)[0]:
-                stop(failed, force=True)
-        if not old or old.directory != place.directory:
-            _remove(place)
         if old:
             old.run(["mv", kept, old.program])
-            start(old, int(old.state["page_size"]), None)
+            start(old, int(old.state["page_size"]))
+        there, _ = look_into(place.transport, [place.directory], place.rights)
+        if not any(found.alive for found in there):  # nor did another `up` start one meanwhile
+            _remove(place)
         raise
     if old:
         old.run(["rm", "-f", kept])
@@ -302,14 +297,12 @@ exec "$@"
 """
 
 
-def start(place: Daemon, page_size: int | None, limit: int | None) -> None:
+def start(place: Daemon, page_size: int | None) -> None:
     """Starts the program of a directory; returns when it is ready. DeployFailed with its own reason if it is not."""
     serial = place.transport.serial
     command = [place.program, "run", "--dir", place.directory, "--detach"]
     if page_size:
         command += ["--page-size", str(page_size)]
-    if limit:
-        command += ["--limit", str(limit)]
     if not place.transport.is_local:
         command += ["--abstract"]
     kind = "local" if place.transport.is_local else "remote"
@@ -326,11 +319,16 @@ def start(place: Daemon, page_size: int | None, limit: int | None) -> None:
 
 
 def _answering(place: Daemon) -> Daemon:
-    """The daemon that was just started; its ABI must be ours."""
+    """The daemon that was just started. Its ABI must be ours, else it is ended."""
     there, _ = look_into(place.transport, [place.directory], place.rights)
     if not there or not there[0].alive:
-        raise DeployFailed(f"{place.transport.serial}: the daemon ended as soon as it was ready")
-    there[0].control().close()
+        raise DeployFailed(f"{place.transport.serial}: {place.program} said that it is ready, and is not there")
+    try:
+        there[0].control().close()
+        _mark(place)
+    except DaemonAbsent:
+        stop(there[0], force=True)
+        raise
     return there[0]
 
 
@@ -339,9 +337,6 @@ def _mark(place: Daemon) -> None:
     if place.rights is not Rights.OWN:
         stage = _stage(place.transport)
         run_script(place.transport, f"echo {shlex.quote(place.rights.value)} >{stage}/{ROOT_MARK}")
-
-
-# --- down ----------------------------------------------------------------------------------------------------------
 
 
 def down(transport: Transport, *, force: bool) -> list[Daemon]:

@@ -24,9 +24,6 @@ _MAY_DIE = "it runs as adb's user shell and can die when adbd restarts; --root w
     "--page-size", metavar="N", type=click.IntRange(min=1), help="Bytes in a page of the store; else the OS's."
 )
 @click.option(
-    "--limit", metavar="BYTES", type=click.IntRange(min=1), help="Most memory to use; else 25 % of what there is."
-)
-@click.option(
     "--binary", metavar="F", type=click.Path(path_type=Path), help="Take this zcached instead of a bundled one."
 )
 @click.option("--replace", is_flag=True, help="Replace a daemon that runs, also one of another version.")
@@ -40,7 +37,6 @@ def up(
     session: Session,
     abi: str | None,
     page_size: int | None,
-    limit: int | None,
     binary: Path | None,
     replace: bool,
     force: bool,

@@ -78,7 +78,8 @@ def show(session: Session, name: str) -> None:
 @pass_session
 def destroy(session: Session, name: str) -> None:
     """Forget all pages of a pool, also persistent ones, and the pool."""
-    pages = sum(int(session.control.get(f"pools/{name}/stats/{fact}")) for fact in ("zpages", "same_filled"))
+    values = session.control.dump(f"pools/{name}/stats")
+    pages = sum(int(values[f"pools/{name}/stats/{fact}"]) for fact in ("zpages", "same_filled", "raw_pages"))
     session.control.set((f"pools/{name}/destroy", "1"))
     if session.as_json:
         session.output.document({"name": name, "pages": pages})

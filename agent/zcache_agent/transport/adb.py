@@ -65,7 +65,7 @@ class AdbDevice:
 
     @classmethod
     def parse(cls, line: str) -> Self:
-        serial, _, rest = line.partition(" ")
+        serial, rest = [*line.split(maxsplit=1), ""][:2]
         tags = dict(_TAG.findall(rest))
         return cls(serial, _TAG.sub("", rest).strip(), tags.get("model", "").replace("_", " "))
 
