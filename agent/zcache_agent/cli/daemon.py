@@ -15,6 +15,8 @@ from .session import Session, pass_session
 
 _LOG_LINES = 100
 _FOLLOW_SECONDS = 1.0
+_MARK = 1024
+"""Characters by which the place in a log is found again."""
 _MAY_DIE = "it runs as adb's user shell and can die when adbd restarts; --root would outlive that"
 
 
@@ -49,7 +51,7 @@ def up(
     as the user that adb gives: shell on a phone, root where adbd is root; --root asks su. Nothing happens if the
     same version runs already.
     """
-    options = deploy.Options(abi, binary, page_size, limit, replace, force, root)
+    options = deploy.Options(abi, binary, page_size, replace, force, root)
     if adb_root:
         _restart_adbd(session)
     with session.output.progress("starting") as step:
@@ -163,10 +165,15 @@ def log(session: Session, lines: int, follow: bool) -> None:
     while follow:
         time.sleep(_FOLLOW_SECONDS)
         now = chosen.read_log()
-        # The log only grows, until it is begun anew.
-        added = now[len(shown) :] if now.startswith(shown) else now
-        _print_log(session, added.splitlines(), follow)
+        _print_log(session, _added(shown, now).splitlines(), follow)
         shown = now
+
+
+def _added(shown: str, now: str) -> str:
+    """What came since; of a long log only the newest part is looked at, so its beginning may have gone."""
+    mark = shown[-_MARK:]
+    at = now.rfind(mark)
+    return now[at + len(mark) :] if at >= 0 else now
 
 
 def _print_log(session: Session, lines: list[str], follow: bool) -> None:
