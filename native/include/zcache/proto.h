@@ -22,11 +22,15 @@
 #define ZC_ABI 1u            /* control tree and data plane; the node `abi` */
 #define ZC_MAGIC 0x3163637au /* "zcc1" on the wire */
 
-#define ZC_MAX_BATCH 1024u                /* pages, objects or pools in a request */
-#define ZC_MAX_PAYLOAD (8u * 1024 * 1024) /* bytes in a request or an answer */
-#define ZC_MAX_CONNECTIONS 64u            /* each of data and control */
-#define ZC_REQUEST_SECONDS 5              /* a started request must end by then */
-#define ZC_CONTROL_LINE_MAX 4096u         /* bytes, newline included */
+#define ZC_MAX_BATCH 1024u                     /* pages, objects or pools in a request */
+#define ZC_MAX_PAYLOAD (2u * 1024 * 1024)      /* bytes in a request or an answer */
+#define ZC_MAX_OUTSTANDING (16u * 1024 * 1024) /* bytes of all requests and answers in work */
+#define ZC_MAX_SEGMENT (64u * 1024 * 1024)     /* bytes */
+#define ZC_MAX_CONNECTIONS 64u                 /* each of data and control */
+#define ZC_REQUEST_SECONDS 5                   /* a started request must end by then … */
+#define ZC_REQUEST_RATE 4096u     /* … and a second more for so many bytes of payload */
+#define ZC_ANSWER_SECONDS 30      /* a peer must have taken an answer by then */
+#define ZC_CONTROL_LINE_MAX 4096u /* bytes, newline included */
 
 enum zc_op {
     ZC_OP_HELLO = 1,   /* answer: zc_hello */

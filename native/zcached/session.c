@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "zcached/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/base.h"
+
+#ifndef F_GET_SEALS
+#define F_GET_SEALS 1034
+#define F_SEAL_SHRINK 2
+#define F_SEAL_GROW 4
+#endif
+
+_Static_assert(sizeof(struct zc_request) == 48 && sizeof(struct zc_answer) == 40, "wire format");
+_Static_assert(sizeof(struct zc_wire_key) == 16 && sizeof(struct zc_result) == 8, "wire format");
+_Static_assert(sizeof(struct zc_hello) == 48 && sizeof(struct zc_wire_pool) == 8, "wire format");
+
+/* A batch request taken apart: where in the payload its arrays are. */
+struct batch {
+    const struct zc_request *request;
+    const char *keys, *offsets, *pages; /* NULL: not in this request */
+};
+
+void zc_session_init(struct zc_session *session, struct zc_data_server *server, int fd)
+{
+    *session = (struct zc_session){
+        .server = server,
+        .fd = fd,
+        .passed_fd = -1,
+        .page_size = zc_store_page_size(server->store),
+    };
+}
+
+static void drop_segment(struct zc_session *session)
+{
+    if (session->segment)
+        munmap(session->segment, session->segment_size);
+    session->segment = NULL;
+    session->segment_size = 0;
+}
+
+static void drop_pool(struct zc_session *session)
+{
+    if (session->pool)
+        zc_pool_release(session->pool);
+    session->pool = NULL;
+}
+
+void zc_session_drop_passed(struct zc_session *session)
+{
+    if (session->passed_fd >= 0)
+        close(session->passed_fd);
+    session->passed_fd = -1;
+}
+
+void zc_session_free_buffers(struct zc_session *session)
+{
+    free(session->in);
+    free(session->out);
+    session->in = session->out = NULL;
+    session->in_size = session->out_size = 0;
+}
+
+void zc_session_fini(struct zc_session *session)
+{
+    drop_pool(session);
+    drop_segment(session);
+    zc_session_drop_passed(session);
+    zc_session_free_buffers(session);
+    free(session->scratch);
+}
+
+int zc_session_fail(struct zc_session *session, int error, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(session->why, sizeof(session->why), format, args);
+    va_end(args);
+    return error;
+}
+
+size_t zc_session_answer_bytes(const struct zc_session *session, const struct zc_request *request)
+{
+    size_t count = zc_min(request->count, ZC_MAX_BATCH);
+    size_t bytes = count * sizeof(struct zc_result);
+
+    if (request->op == ZC_OP_GET && !(request->flags & ZC_F_SEGMENT))
+        bytes += zc_min(count * session->page_size, ZC_MAX_PAYLOAD);
+    return zc_max(bytes, sizeof(struct zc_hello));
+}
+
+static int grow(char **buffer, size_t *size, size_t needed)
+{
+    if (*size >= needed)
+        return 0;
+
+    char *larger = malloc(needed);
+    if (!larger)
+        return -ENOMEM;
+    free(*buffer);
+    *buffer = larger;
+    *size = needed;
+    return 0;
+}
+
+int zc_session_buffers(struct zc_session *session, size_t in, size_t out)
+{
+    int error = grow(&session->in, &session->in_size, in);
+
+    return error ? error : grow(&session->out, &session->out_size, out);
+}
+
+/* ---- what a batch consists of ---- */
+
+static struct zc_wire_key key_at(const struct batch *batch, size_t i)
+{
+    struct zc_wire_key key = {
+        .object = batch->request->object,
+        .index = batch->request->index + (uint32_t)i,
+        .pool = batch->request->pool,
+    };
+
+    if (batch->keys)
+        memcpy(&key, batch->keys + i * sizeof(key), sizeof(key));
+    return key;
+}
+
+static uint64_t offset_at(const struct batch *batch, size_t i)
+{
+    uint64_t offset;
+
+    memcpy(&offset, batch->offsets + i * sizeof(offset), sizeof(offset));
+    return offset;
+}
+
+static int check_offsets(struct zc_session *session, const struct batch *batch)
+{
+    if (!session->segment)
+        return zc_session_fail(session, -EINVAL, "no segment was passed on this connection");
+    for (size_t i = 0; i < batch->request->count; i++) {
+        uint64_t offset = offset_at(batch, i);
+        if (offset > session->segment_size || session->segment_size - offset < session->page_size)
+            return zc_session_fail(
+                session, -EINVAL, "offset %llu: no page of %zu bytes there in a segment of %zu",
+                (unsigned long long)offset, session->page_size, session->segment_size);
+    }
+    return 0;
+}
+
+/* Which flags an operation knows. */
+static uint32_t flags_of(uint16_t op)
+{
+    if (op == ZC_OP_PUT)
+        return ZC_F_KEYS | ZC_F_SEGMENT;
+    if (op == ZC_OP_GET)
+        return ZC_F_KEYS | ZC_F_SEGMENT | ZC_F_PEEK;
+    return ZC_F_KEYS;
+}
+
+static int take_apart(struct zc_session *session, const struct zc_request *request,
+                      struct batch *batch)
+{
+    const char *at = session->in;
+    bool paged = request->op == ZC_OP_PUT || request->op == ZC_OP_GET;
+    size_t count = request->count, expected = 0;
+
+    *batch = (struct batch){.request = request};
+    if (count < 1 || count > ZC_MAX_BATCH)
+        return zc_session_fail(session, -EINVAL, "count %zu: 1 to %u", count, ZC_MAX_BATCH);
+    if (request->flags & ~flags_of(request->op))
+        return zc_session_fail(session, -EINVAL, "flags 0x%x: op %u knows 0x%x", request->flags,
+                               request->op, flags_of(request->op));
+    if (!(request->flags & ZC_F_KEYS)) {
+        bool single = request->op == ZC_OP_FLUSH_OBJECT || request->op == ZC_OP_DESTROY_POOL;
+        if (single && count != 1)
+            return zc_session_fail(session, -EINVAL, "count %zu: 1 where no keys are given", count);
+        if (request->index > UINT32_MAX - (count - 1))
+            return zc_session_fail(session, -EINVAL, "index %u + %zu is over %u", request->index,
+                                   count - 1, UINT32_MAX);
+    } else {
+        batch->keys = at;
+        expected += count * sizeof(struct zc_wire_key);
+    }
+    if (request->flags & ZC_F_SEGMENT) {
+        batch->offsets = at + expected;
+        expected += count * sizeof(uint64_t);
+    } else if (request->op == ZC_OP_PUT) {
+        batch->pages = at + expected;
+        expected += count * session->page_size;
+    }
+    if (request->payload != expected)
+        return zc_session_fail(session, -EINVAL, "payload %u: %zu are needed", request->payload,
+                               expected);
+    if (paged && !batch->offsets &&
+        count * (session->page_size + sizeof(struct zc_result)) > ZC_MAX_PAYLOAD)
+        return zc_session_fail(session, -E2BIG, "count %zu: the pages are over %u bytes", count,
+                               ZC_MAX_PAYLOAD);
+    return batch->offsets ? check_offsets(session, batch) : 0;
+}
+
+/* ---- operations ---- */
+
+/* The key's pool; a batch mostly has one. NULL: no such pool. */
+static zc_pool *pool_of(struct zc_session *session, const struct zc_wire_key *key)
+{
+    if (session->pool && zc_pool_id(session->pool) == key->pool)
+        return session->pool;
+    drop_pool(session);
+    return zc_pool_by_id(session->server->store, key->pool, &session->pool) == 0 ? session->pool
+                                                                                 : NULL;
+}
+
+/* The page that entry i of a put stores. One out of the segment is copied first: its owner may
+ * change it at any moment, and it is looked at more than once. */
+static const void *page_to_put(struct zc_session *session, const struct batch *batch, size_t i)
+{
+    if (batch->pages)
+        return batch->pages + i * session->page_size;
+    memcpy(session->scratch, session->segment + offset_at(batch, i), session->page_size);
+    return session->scratch;
+}
+
+static struct zc_result put_one(struct zc_session *session, const struct batch *batch, size_t i)
+{
+    struct zc_result result = {.status = -ENOENT};
+    struct zc_wire_key key = key_at(batch, i);
+    zc_pool *pool = pool_of(session, &key);
+
+    if (pool)
+        result.status =
+            zc_put(pool, key.object, key.index, page_to_put(session, batch, i), &result.detail);
+    return result;
+}
+
+static struct zc_result get_one(struct zc_session *session, const struct batch *batch, size_t i,
+                                char *page)
+{
+    struct zc_result result = {.status = -ENOENT};
+    struct zc_wire_key key = key_at(batch, i);
+    zc_pool *pool = pool_of(session, &key);
+    unsigned flags = batch->request->flags & ZC_F_PEEK ? ZC_GET_PEEK : 0;
+
+    if (pool)
+        result.status = zc_get(pool, key.object, key.index, page, flags);
+    return result;
+}
+
+static struct zc_result forget_one(struct zc_session *session, const struct batch *batch, size_t i)
+{
+    struct zc_result result = {.status = -ENOENT};
+    struct zc_wire_key key = key_at(batch, i);
+    zc_pool *pool = pool_of(session, &key);
+    int64_t count = -ENOENT;
+
+    if (!pool)
+        return result;
+    if (batch->request->op == ZC_OP_FLUSH_PAGE) {
+        result.status = zc_flush_page(pool, key.object, key.index);
+        return result;
+    }
+    count = batch->request->op == ZC_OP_FLUSH_OBJECT ? zc_flush_object(pool, key.object)
+                                                     : zc_pool_destroy(pool);
+    result.status = count < 0 ? (int32_t)count : 0;
+    result.detail = count < 0 ? 0 : (uint32_t)zc_min((size_t)count, UINT32_MAX);
+    return result;
+}
+
+static int run_batch(struct zc_session *session, const struct zc_request *request,
+                     struct zc_answer *answer)
+{
+    struct batch batch;
+    int error = take_apart(session, request, &batch);
+    if (error)
+        return error;
+    if (!session->scratch && batch.offsets && !(session->scratch = malloc(session->page_size)))
+        return zc_session_fail(session, -ENOMEM, "out of memory");
+
+    char *pages = session->out + request->count * sizeof(struct zc_result), *next = pages;
+    for (size_t i = 0; i < request->count; i++) {
+        struct zc_result result;
+        if (request->op == ZC_OP_PUT) {
+            result = put_one(session, &batch, i);
+        } else if (request->op == ZC_OP_GET) {
+            result = get_one(session, &batch, i,
+                             batch.offsets ? session->segment + offset_at(&batch, i) : next);
+            if (result.status == 0 && !batch.offsets)
+                next += session->page_size;
+        } else {
+            result = forget_one(session, &batch, i);
+        }
+        memcpy(session->out + i * sizeof(result), &result, sizeof(result));
+    }
+    drop_pool(session);
+    answer->count = request->count;
+    answer->payload = (uint32_t)(next - session->out);
+    return 0;
+}
+
+static int run_hello(struct zc_session *session, struct zc_answer *answer)
+{
+    struct zc_hello hello = {
+        .abi = ZC_ABI,
+        .page_size = (uint32_t)session->page_size,
+        .max_batch = ZC_MAX_BATCH,
+        .max_payload = ZC_MAX_PAYLOAD,
+    };
+
+    snprintf(hello.version, sizeof(hello.version), "%s", zc_version());
+    memcpy(session->out, &hello, sizeof(hello));
+    answer->payload = sizeof(hello);
+    return 0;
+}
+
+static int run_pool(struct zc_session *session, const struct zc_request *request,
+                    struct zc_answer *answer)
+{
+    char name[ZC_POOL_NAME_MAX + 1];
+    zc_pool *pool;
+
+    if (request->payload == 0 || request->payload > ZC_POOL_NAME_MAX)
+        return zc_session_fail(session, -EINVAL, "a pool's name has 1 to %d bytes, not %u",
+                               ZC_POOL_NAME_MAX, request->payload);
+    memcpy(name, session->in, request->payload);
+    name[request->payload] = '\0';
+    if (zc_pool_find(session->server->store, name, &pool) != 0)
+        return zc_session_fail(session, -ENOENT, "no such pool");
+
+    struct zc_wire_pool found = {.pool = zc_pool_id(pool), .kind = zc_pool_get_kind(pool)};
+    zc_pool_release(pool);
+    memcpy(session->out, &found, sizeof(found));
+    answer->payload = sizeof(found);
+    return 0;
+}
+
+static int run_segment(struct zc_session *session, const struct zc_request *request)
+{
+    struct stat st;
+    int fd = session->passed_fd;
+
+    if (fd < 0)
+        return zc_session_fail(session, -EBADF, "no descriptor came with the request");
+    if (request->object < session->page_size || request->object > ZC_MAX_SEGMENT)
+        return zc_session_fail(session, -EINVAL, "segment of %llu bytes: %zu to %u",
+                               (unsigned long long)request->object, session->page_size,
+                               ZC_MAX_SEGMENT);
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))
+        return zc_session_fail(session, -EPERM,
+                               "the segment must be a memfd sealed against shrinking and growing");
+    if (fstat(fd, &st) != 0 || (uint64_t)st.st_size < request->object)
+        return zc_session_fail(session, -EINVAL, "the descriptor has fewer than %llu bytes",
+                               (unsigned long long)request->object);
+
+    void *segment = mmap(NULL, (size_t)request->object, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (segment == MAP_FAILED)
+        return zc_session_fail(session, -errno, "cannot map the segment: %s", strerror(errno));
+    drop_segment(session);
+    session->segment = segment;
+    session->segment_size = (size_t)request->object;
+    return 0;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+int zc_session_run(struct zc_session *session, const struct zc_request *request,
+                   struct zc_answer *answer)
+{
+    uint64_t start = now_ns();
+    int error;
+
+    session->why[0] = '\0';
+    bool batched = request->op >= ZC_OP_PUT && request->op <= ZC_OP_DESTROY_POOL;
+    if (request->reserved != 0)
+        return zc_session_fail(session, -EINVAL, "reserved is %u, not 0", request->reserved);
+    if (!batched && (request->count != 0 || request->flags != 0))
+        return zc_session_fail(session, -EINVAL, "op %u takes no count and no flags", request->op);
+    if (request->payload != 0 && (request->op == ZC_OP_HELLO || request->op == ZC_OP_SEGMENT))
+        return zc_session_fail(session, -EINVAL, "op %u takes no payload", request->op);
+
+    if (request->op == ZC_OP_HELLO)
+        error = run_hello(session, answer);
+    else if (request->op == ZC_OP_POOL)
+        error = run_pool(session, request, answer);
+    else if (request->op == ZC_OP_SEGMENT)
+        error = run_segment(session, request);
+    else if (batched)
+        error = run_batch(session, request, answer);
+    else
+        error = zc_session_fail(session, -ENOSYS, "op %u is unknown", request->op);
+    answer->time_ns = now_ns() - start;
+    return error;
+}

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "zcached/wire.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <zcache/proto.h>
+
+#define FDS_MAX 4 /* descriptors looked at in one message; all but one are closed */
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Until `fd` is ready or the deadline (ms; -1: none) is over. */
+static int wait_for(int fd, short events, int64_t deadline)
+{
+    struct pollfd ready = {.fd = fd, .events = events};
+
+    for (;;) {
+        int64_t left = deadline < 0 ? -1 : deadline - now_ms();
+        if (deadline >= 0 && left <= 0)
+            return -ETIMEDOUT;
+        int count = poll(&ready, 1, (int)left);
+        if (count > 0)
+            return 0;
+        if (count < 0 && errno != EINTR)
+            return -errno;
+    }
+}
+
+/* The kernel delivers all descriptors of a message in one control message. */
+static void keep_descriptor(struct msghdr *message, int *passed)
+{
+    const struct cmsghdr *c = CMSG_FIRSTHDR(message);
+
+    if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+        return;
+    size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; i++) {
+        if (*passed >= 0)
+            close(*passed);
+        memcpy(passed, CMSG_DATA(c) + i * sizeof(*passed), sizeof(*passed));
+    }
+}
+
+static ssize_t receive(int fd, void *data, size_t size, int *passed)
+{
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(FDS_MAX * sizeof(int))];
+    struct iovec iov = {.iov_base = data, .iov_len = size};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    if (!passed)
+        return recv(fd, data, size, MSG_DONTWAIT);
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    ssize_t len = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (len >= 0)
+        keep_descriptor(&message, passed);
+    return len;
+}
+
+/* Reads all of it; *done counts, so that an end before the first byte can be told. */
+static int read_all(int fd, char *data, size_t size, int64_t deadline, int *passed, size_t *done)
+{
+    while (*done < size) {
+        ssize_t len = receive(fd, data + *done, size - *done, passed);
+        if (len > 0) {
+            if (deadline < 0)
+                deadline = now_ms() + ZC_REQUEST_SECONDS * 1000;
+            *done += (size_t)len;
+            continue;
+        }
+        if (len == 0)
+            return -ECONNRESET;
+        if (errno != EAGAIN && errno != EINTR)
+            return -errno;
+        int error = wait_for(fd, POLLIN, deadline);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+int zc_wire_read_header(int fd, void *header, size_t size, int *passed)
+{
+    size_t done = 0;
+    int error = read_all(fd, header, size, -1, passed, &done);
+
+    return error == -ECONNRESET && done == 0 ? ZC_WIRE_END : error;
+}
+
+int zc_wire_read(int fd, void *data, size_t size, unsigned seconds)
+{
+    size_t done = 0;
+
+    return size ? read_all(fd, data, size, now_ms() + (int64_t)seconds * 1000, NULL, &done) : 0;
+}
+
+int zc_wire_write(int fd, const void *header, size_t header_size, const void *payload, size_t size)
+{
+    struct iovec iov[2] = {{(void *)header, header_size}, {(void *)payload, size}};
+    struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
+    int64_t deadline = now_ms() + ZC_ANSWER_SECONDS * 1000;
+
+    while (iov[0].iov_len + iov[1].iov_len) {
+        ssize_t len = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (len < 0) {
+            if (errno != EAGAIN && errno != EINTR)
+                return -errno;
+            int error = wait_for(fd, POLLOUT, deadline);
+            if (error)
+                return error;
+            continue;
+        }
+        for (int i = 0; i < 2; i++) {
+            size_t part = (size_t)len < iov[i].iov_len ? (size_t)len : iov[i].iov_len;
+            iov[i].iov_base = (char *)iov[i].iov_base + part;
+            iov[i].iov_len -= part;
+            len -= (ssize_t)part;
+        }
+    }
+    return 0;
+}
