@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from .control import ControlClient, number
+from .control import ControlClient
 from .daemon import Daemon, find
 from .deploy import Options, down, up
 from .errors import DaemonAbsent, ZcacheError
@@ -46,12 +46,11 @@ class Process:
     name: str
     holds: str
     pid: int
+    zbytes: int
+    """Its pages compressed, before they are put into frames."""
     used_bytes: int
     """By which the pool grew."""
     report: Report
-
-    def ratio(self, page_size: int) -> float:
-        return (self.report.stored + self.report.same_filled) * page_size / max(1, self.used_bytes)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Threshold:
 @dataclass(frozen=True)
 class PoolFacts:
     kind: str
-    stats: dict[str, int | float | str]
+    stats: dict[str, int]
     histogram: list[list[int]]
 
 
@@ -145,14 +144,14 @@ class Demo:
                 progress(0, f"{workload.name} grows")
                 with running(transport, workload, self._size.workload_scale) as pid:
                     pids.append(pid)
-                    used = sum(process.used_bytes for process in done)
-                    done.append(self._replay_process(workload, pid, used, progress))
+                    done.append(self._replay_process(workload, pid, progress))
         finally:
             with suppress(ZcacheError):
                 wait_until_gone(transport, pids)
         return done
 
-    def _replay_process(self, workload: Workload, pid: int, used: int, progress: Progress) -> Process:
+    def _replay_process(self, workload: Workload, pid: int, progress: Progress) -> Process:
+        before = self._stats("persistent")
         report = replay_process(
             self.daemon,
             self._pools["persistent"],
@@ -160,7 +159,9 @@ class Demo:
             keep=True,
             progress=lambda part, what: progress(part, f"{workload.name}: {what}"),
         )
-        return Process(workload.name, workload.holds, pid, report.used_bytes - used, report)
+        now = self._stats("persistent")
+        zbytes, used_bytes = (now[name] - before[name] for name in ("zbytes", "used_bytes"))
+        return Process(workload.name, workload.holds, pid, zbytes, used_bytes, report)
 
     @contextmanager
     def libraries(self, progress: Progress) -> Iterator[Path]:
@@ -201,12 +202,14 @@ class Demo:
             )
 
     def pools(self) -> list[PoolFacts]:
-        return [self._pool(kind, f"pools/{name}") for kind, name in self._pools.items()]
+        return [PoolFacts(kind, self._stats(kind), self._histogram(kind)) for kind in self._pools]
 
-    def _pool(self, kind: str, path: str) -> PoolFacts:
-        stats = self.control.dump(f"{path}/stats")
-        histogram = parse_histogram(self.control.get(f"{path}/zv_curr_dist_counts"))
-        return PoolFacts(kind, {key.rpartition("/")[2]: number(value) for key, value in stats.items()}, histogram)
+    def _stats(self, kind: str) -> dict[str, int]:
+        values = self.control.dump(f"pools/{self._pools[kind]}/stats")
+        return {path.rpartition("/")[2]: int(value) for path, value in values.items()}
+
+    def _histogram(self, kind: str) -> list[list[int]]:
+        return parse_histogram(self.control.get(f"pools/{self._pools[kind]}/zv_curr_dist_counts"))
 
 
 # A tar of shared libraries, $1 bytes of them at most and none large: enough files to be many.

@@ -306,7 +306,13 @@ class PagesClient:
             self._segment = None
 
     def pool(self, name: str) -> Pool:
-        return Pool.parse(self._call(Request(Op.POOL, payload=name.encode())))
+        """Refused: there is none of that name."""
+        try:
+            return Pool.parse(self._call(Request(Op.POOL, payload=name.encode())))
+        except Refused as error:
+            raise Refused(
+                f"pool {name}: {error.message}", name=error.name, hint="zcache pool list shows the pools"
+            ) from error
 
     def share_memory(self) -> None:
         """From now on pages travel in a segment, where the daemon is a process of this machine."""

@@ -47,7 +47,7 @@ listing() { find /usr /system /vendor /apex /etc /sys 2>/dev/null | head -c "$((
 WORKLOADS = (
     Workload(
         "cc1",
-        "a C compiler between parsing and code",
+        "a C compiler at work",
         ("gcc",),
         r"""
 cc1=$(gcc -print-prog-name=cc1)
@@ -64,7 +64,7 @@ END
     ),
     Workload(
         "python3",
-        "JSON records as objects",
+        "JSON records",
         ("python3",),
         r"""
 hold python3 -c '
@@ -79,7 +79,7 @@ sys.stdin.read()' "$scale"
     ),
     Workload(
         "sqlite",
-        "a table and its index, in memory",
+        "tables in memory",
         ("python3",),
         r"""
 hold python3 -c '
@@ -98,7 +98,7 @@ sys.stdin.read()' "$scale"
     ),
     Workload(
         "sort",
-        "a listing of files, to be sorted",
+        "lines to be sorted",
         ("sort", "find", "head"),
         _LISTING
         + r"""
@@ -107,7 +107,7 @@ sys.stdin.read()' "$scale"
     ),
     Workload(
         "awk",
-        "arrays of the words in a listing",
+        "arrays of words",
         ("awk", "find", "head"),
         _LISTING
         + r"""
@@ -117,7 +117,7 @@ END { system("echo ready; cat <&9") }'
     ),
     Workload(
         "sh",
-        "a listing of files in a variable",
+        "a long variable",
         ("find", "head"),
         _LISTING
         + r"""

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..replay import Report
-
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _WIDTH = 36
 _ROWS = 16
@@ -20,21 +18,12 @@ def bar(part: float, width: int = _WIDTH, style: str = "cyan") -> Text:
     return Text("█" * full + (_EIGHTHS[rest] if rest else ""), style=style)
 
 
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
 def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
-def ratio(report: Report) -> str:
-    return f"{report.effective_ratio:.2f}" if report.effective_ratio else "-"
+def ratio(data: int, held: int) -> str:
+    return f"{data / held:.2f}" if held else "-"
 
 
 def plain_table(*columns: str) -> Table:
@@ -47,9 +36,9 @@ def plain_table(*columns: str) -> Table:
     return table
 
 
-def histogram(counts: Sequence[Sequence[int]]) -> Table:
+def histogram(counts: Sequence[Sequence[int]], width: int = _WIDTH) -> Table:
     """Zpages by size, upper bounds and counts, as bars up to the largest size that occurs."""
-    table = plain_table(">zpage of bytes", ">pages", "<")
+    table = plain_table(">zpage", ">pages", "<")
     step = max(1, len(counts) // _ROWS)
     groups = [counts[start : start + step] for start in range(0, len(counts), step)]
     rows = [(group[-1][0], sum(count for _, count in group)) for group in groups]
@@ -57,5 +46,5 @@ def histogram(counts: Sequence[Sequence[int]]) -> Table:
         rows.pop()
     largest = max((count for _, count in rows), default=1)
     for upper, count in rows:
-        table.add_row(f"≤ {upper}", str(count), bar(count / largest))
+        table.add_row(f"   ≤ {upper}", str(count), bar(count / largest, width))
     return table

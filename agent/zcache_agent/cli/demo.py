@@ -5,14 +5,15 @@ from contextlib import ExitStack
 
 import click
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ..control import ControlClient
 from ..daemon import Daemon
 from ..demo import Demo, Facts, PoolFacts, Process, Threshold, own_or_running_daemon
 from ..errors import CheckFailed
+from ..pages import Refusal
 from . import charts
+from .output import size_text
 from .session import Session, pass_session
 from .signals import clean_up_when_ended
 
@@ -74,85 +75,96 @@ class _Speaker:
 
     def __call__(self, act: RenderableType) -> None:
         if not self._session.as_json:
-            self._session.output.console.print(act, Text())
+            self._session.output.console.print(Group(act, Text()))
 
 
-def _heading(number: int, title: str, meaning: str) -> Text:
-    return Text.assemble((f"{number}  {title}", "bold"), "\n", (f"   {meaning}", "dim"))
+def _heading(number: int, title: str, *meaning: str) -> Text:
+    lines = [(f"\n   {line}", "dim") for line in meaning]
+    return Text.assemble((f"{number}  {title}", "bold"), *lines)
 
 
 def _opening(session: Session, daemon: Daemon, own: bool, control: ControlClient) -> Text:
     page_size = int(control.get("page_size"))
-    limit = charts.size(int(control.get("stats/limit_bytes")))
+    limit = size_text(int(control.get("stats/limit_bytes")))
     whose = "one of its own" if own else "the one that runs"
     return Text.assemble(
         ("zcache demo", "bold"),
-        f" on {session.transport.serial}: pages of {charts.size(page_size)};"
-        f" daemon {daemon.version} ({whose}) may use {limit} of RAM",
+        f" on {session.transport.serial}: zcached {daemon.version}, {whose}\n",
+        (f"pages of {page_size} bytes; at most {limit} of RAM", "dim"),
     )
 
 
 def _processes(processes: list[Process], page_size: int) -> RenderableType:
-    table = charts.plain_table(
-        "<program", "<holds", ">memory", ">pages", ">same-filled", ">refused", ">now uses", ">ratio", "<"
-    )
-    best = max((process.ratio(page_size) for process in processes), default=1.0)
+    table = charts.plain_table("<   program", "<holds", ">memory", ">same-filled", ">refused", ">LZ4", ">zbud")
     for process in processes:
-        report, ratio = process.report, process.ratio(page_size)
+        report = process.report
         table.add_row(
-            process.name,
+            f"   {process.name}",
             process.holds,
-            charts.size(report.pages * page_size),
-            str(report.pages),
+            size_text(report.pages * page_size),
             charts.share(report.same_filled, report.pages),
             charts.share(sum(report.refused.values()), report.pages),
-            charts.size(process.used_bytes),
-            f"{ratio:.2f}",
-            charts.bar(ratio / best, 16),
+            charts.ratio(report.stored * page_size, process.zbytes),
+            charts.ratio((report.stored + report.same_filled) * page_size, process.used_bytes),
         )
-    meaning = "Their pages are read where they run and stored as swap would store them: none may get lost."
-    return Group(_heading(1, "Memory of running programs, in a persistent pool", meaning), table)
+    heading = _heading(
+        1,
+        "Memory of running programs, in a persistent pool",
+        "Read where they run, stored as swap would store them: none may get lost.",
+        "How much smaller by LZ4 alone, and in zbud's frames, at most two in each:",
+    )
+    return Group(heading, table)
 
 
 def _thresholds(thresholds: list[Threshold]) -> RenderableType:
-    table = charts.plain_table("<   zv_max_zsize", ">bytes", ">pages", ">refused", "<", ">ratio of the rest", "<why")
+    table = charts.plain_table("<   zv_max_zsize", ">refused", "<", ">zbud", "<counted in")
     for threshold in thresholds:
         report = threshold.report
         refused = sum(report.refused.values())
+        counters = ", ".join(f"{name} {count}" for name, count in sorted(report.refused.items()))
         table.add_row(
-            f"   {threshold.share} of a page",
-            str(threshold.zv_max_zsize),
-            str(report.pages),
+            f"   {threshold.share} = {threshold.zv_max_zsize}",
             charts.share(refused, report.pages),
-            charts.bar(refused / max(1, report.pages), 24, "yellow"),
-            charts.ratio(report),
-            ", ".join(f"{name} {count}" for name, count in sorted(report.refused.items())) or "none refused",
+            charts.bar(refused / max(1, report.pages), 22, "yellow"),
+            f"{report.effective_ratio:.2f}" if report.effective_ratio else "-",
+            counters,
         )
-    meaning = "A page that compresses badly is not worth its frame. Lower the bar, and see it refused:"
-    return Group(_heading(2, "Shared libraries, in an ephemeral pool", meaning), table)
+    heading = _heading(
+        2,
+        "Shared libraries, in an ephemeral pool",
+        "A page that compresses badly is not worth its frame. Lower the bar meanwhile:",
+        "more pages are refused, and those that are kept take less.",
+    )
+    return Group(heading, table)
 
 
 def _pools(pools: list[PoolFacts]) -> RenderableType:
     counters = charts.plain_table("<", *(f">{pool.kind}" for pool in pools))
-    shown = [name for name in _SHOWN if any(name in pool.stats for pool in pools)]
+    refusals = [refusal.name for refusal in Refusal]
+    shown = ["puts", "stored_puts", *(name for name in refusals if any(pool.stats[name] for pool in pools))]
+    shown += ["gets", "gets_found", "zpages", "same_filled", "zbytes", "frames", "metadata_bytes", "used_bytes"]
     for name in shown:
-        counters.add_row(f"   {name}", *(str(pool.stats.get(name, "")) for pool in pools))
-    bars = Table.grid(padding=(0, 4))
-    bars.add_row(*(Text(pool.kind, style="bold") for pool in pools))
-    bars.add_row(*(charts.histogram(pool.histogram) for pool in pools))
-    meaning = "As debugfs would show them; zcache stats and zcache cat read the same nodes."
-    return Group(_heading(3, "What the pools hold now", meaning), counters, Text(), bars)
-
-
-_SHOWN = (
-    "puts", "stored_puts", "compress_poor", "mean_compress_poor", "low_memory", "policy_percent_exceeded",
-    "gets", "gets_found", "zpages", "same_filled", "zbytes", "frames", "metadata_bytes", "used_bytes",
-)  # fmt: skip
+        counters.add_row(f"   {name}", *(str(pool.stats[name]) for pool in pools))
+    bars = charts.plain_table(*(f"<   {pool.kind}" for pool in pools))
+    bars.add_row(*(charts.histogram(pool.histogram, 16) for pool in pools))
+    heading = _heading(
+        3,
+        "What the pools hold now",
+        "Counters, and zpages by size; zcache stats and zcache cat show them too.",
+    )
+    return Group(heading, counters, Text(), bars)
 
 
 def _ending(facts: Facts, kept: int) -> Text:
     gone = "programs, pools and files are gone" + (", and so is its daemon" if facts.own_daemon else "")
     return Text.assemble(
-        (f"{kept} of {kept} stored pages came back the same, byte for byte.", "green"),
-        f" The demo's {gone}.",
+        (f"{kept} of {kept} stored pages came back the same, byte for byte.\n", "green"),
+        f"On the daemon's clock a put took {_mean(facts, 'put_us')} µs, a get {_mean(facts, 'get_us')} µs.\n",
+        f"The demo's {gone}.",
     )
+
+
+def _mean(facts: Facts, name: str) -> str:
+    costs = [(getattr(report, name), report.pages) for report in facts.reports if getattr(report, name)]
+    pages = sum(pages for _, pages in costs)
+    return f"{sum(cost * pages for cost, pages in costs) / max(1, pages):.1f}"

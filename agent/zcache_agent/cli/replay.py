@@ -11,6 +11,7 @@ from ..errors import CheckFailed, Usage
 from ..replay import Report, replay_process, replay_source
 from ..sources import open_source
 from . import charts
+from .output import size_text
 from .session import Session, pass_session
 from .signals import clean_up_when_ended
 
@@ -65,7 +66,7 @@ def render(report: Report, page_size: int) -> RenderableType:
 
 def _outcomes(report: Report, page_size: int) -> RenderableType:
     table = charts.plain_table("<", ">", "<", "<")
-    table.add_row("pages", str(report.pages), charts.size(report.pages * page_size), "")
+    table.add_row("pages", str(report.pages), size_text(report.pages * page_size), "")
     rows = [
         ("stored", report.stored, "cyan", "compressed"),
         ("same-filled", report.same_filled, "green", "kept as one word, in no frame"),
@@ -80,8 +81,8 @@ def _outcomes(report: Report, page_size: int) -> RenderableType:
 
 def _cost(report: Report) -> RenderableType:
     lines = [
-        f"the pool uses {charts.size(report.used_bytes)}: {report.frames} frames and their metadata;"
-        f" ratio {charts.ratio(report)}"
+        f"the pool uses {size_text(report.used_bytes)}: {report.frames} frames and their metadata;"
+        f" ratio {f'{report.effective_ratio:.2f}' if report.effective_ratio else '-'}"
     ]
     if report.put_us is not None and report.get_us is not None:
         lines.append(f"put {report.put_us:.1f} µs, get {report.get_us:.1f} µs a page on the daemon's clock")
