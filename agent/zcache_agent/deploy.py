@@ -25,6 +25,7 @@ from .daemon import (
 )
 from .device import Device, Rights, find_root, look, run_script
 from .errors import DaemonAbsent, NoDevice, Refused, Usage, ZcacheError
+from .lock import alone_on
 from .transport.base import Transport
 from .transport.local import LocalTransport
 
@@ -65,6 +66,11 @@ class Started:
 def up(transport: Transport, options: Options, step: Step = _silent) -> Started:
     """Brings the daemon to run. When that fails nothing new stays on the device, and a daemon that was to be replaced
     runs again, without its pages."""
+    with _alone(transport):
+        return _up(transport, options, step)
+
+
+def _up(transport: Transport, options: Options, step: Step) -> Started:
     step(0, "looking at the device")
     device = look(transport)
     binary = choose_binary(device, transport.is_local, options.abi, options.binary)
@@ -83,6 +89,11 @@ def up(transport: Transport, options: Options, step: Step = _silent) -> Started:
         daemon = _switch(place, new, old, options)
     step(1, "ready")
     return Started(daemon, True)
+
+
+def _alone(transport: Transport) -> contextlib.AbstractContextManager[None]:
+    device = transport.directory if isinstance(transport, LocalTransport) else transport.serial
+    return alone_on(device, transport.timeout)
 
 
 def _running(transport: Transport) -> Daemon | None:
@@ -252,11 +263,12 @@ def _sha256(place: Daemon, path: str) -> str:
     words = run_script(place.transport, f"{{ {script}; }} 2>/dev/null", place.rights).text.split()
     if words and len(words[0]) == 64:
         return words[0]
-    if place.rights is Rights.OWN:
-        content = place.transport.pull(path, _LARGEST_PROGRAM)
-    else:
-        content = place.run(["cat", path]).stdout
-    return hashlib.sha256(content).hexdigest()
+    if place.rights is not Rights.OWN:
+        return hashlib.sha256(place.run(["cat", path]).stdout).hexdigest()
+    try:
+        return hashlib.sha256(place.transport.pull(path, _LARGEST_PROGRAM)).hexdigest()
+    except OSError as error:
+        raise DeployFailed(f"{place.transport.serial}: {path}: {error.strerror}", name=_errno_name(error)) from error
 
 
 def _switch(place: Daemon, new: str, old: Daemon | None, options: Options) -> Daemon:
@@ -341,16 +353,17 @@ def _mark(place: Daemon) -> None:
 
 def down(transport: Transport, *, force: bool) -> list[Daemon]:
     """Ends the daemon and removes all that `up` brought; returns what there was. Refused: persistent pages are held."""
-    there = find_all(transport)
-    for daemon in there:
-        if daemon.alive and not force:
-            check_nothing_held(daemon)
-    for daemon in there:
-        stop(daemon, force)
-        _remove(daemon)
-    if any(daemon.rights is not Rights.OWN for daemon in there):
-        run_script(transport, f"rm -f {' '.join(f'{stage}/{ROOT_MARK}' for stage in STAGES)}")
-    return there
+    with _alone(transport):
+        there = find_all(transport)
+        for daemon in there:
+            if daemon.alive and not force:
+                check_nothing_held(daemon)
+        for daemon in there:
+            stop(daemon, force)
+            _remove(daemon)
+        if any(daemon.rights is not Rights.OWN for daemon in there):
+            run_script(transport, f"rm -f {' '.join(f'{stage}/{ROOT_MARK}' for stage in STAGES)}")
+        return there
 
 
 _STOP = (

@@ -89,6 +89,8 @@ class Device:
     page_size: int | None
     mem_total: int
     mem_available: int
+    cgroup_limit: int | None
+    """Bytes of memory that the transport's user may use, where that is less than there is."""
     uid: int
     selinux: str
     """enforcing, permissive, disabled or absent."""
@@ -141,6 +143,17 @@ while read -r name value _; do
         MemAvailable:) say mem_available_kb "$value";;
     esac
 done </proc/meminfo
+while IFS=: read -r _ controllers path; do
+    case $controllers in
+        '') group=/sys/fs/cgroup$path top=/sys/fs/cgroup file=memory.max;;
+        memory) group=/sys/fs/cgroup/memory$path top=/sys/fs/cgroup/memory file=memory.limit_in_bytes;;
+        *) continue;;
+    esac
+    while :; do
+        [ -r "$group/$file" ] && say cgroup_limit "$(cat "$group/$file")"
+        case $group in "$top"/*) group=${group%/*};; *) break;; esac
+    done
+done 2>/dev/null </proc/self/cgroup
 if [ -d /sys/fs/selinux ] && [ -n "$(ls /sys/fs/selinux 2>/dev/null)" ]; then
     say selinux "$(getenforce 2>/dev/null || cat /sys/fs/selinux/enforce 2>/dev/null)"
 else
@@ -175,13 +188,17 @@ def look(transport: Transport) -> Device:
     looked = run_script(transport, _LOOK)
     facts: dict[str, str] = {}
     swaps: list[str] = []
+    limits: list[int] = []
     for line in looked.text.splitlines():
         name, _, value = line.partition("=")
         if name == "swap":
             swaps.append(value)
+        elif name == "cgroup_limit" and value.isdecimal():
+            limits.append(int(value))
         facts[name] = value.strip()
     if looked.code != 0 or not facts.get("uid", "").isdecimal():
         raise NoDevice(f"{transport.serial}: its shell does not work: {looked.complaint}", name="no_shell")
+    mem_total = _integer(facts, "mem_total_kb") * 1024
     return Device(
         serial=transport.serial,
         model=facts.get("model", ""),
@@ -190,8 +207,9 @@ def look(transport: Transport) -> Device:
         machine=facts.get("machine", ""),
         kernel=facts.get("kernel", ""),
         page_size=_integer(facts, "page_size") or _integer(facts, "smaps_page_kb") * 1024 or None,
-        mem_total=_integer(facts, "mem_total_kb") * 1024,
+        mem_total=mem_total,
         mem_available=_integer(facts, "mem_available_kb") * 1024,
+        cgroup_limit=min((limit for limit in limits if limit < mem_total), default=None),
         uid=int(facts["uid"]),
         selinux=_selinux(facts.get("selinux", "")),
         ptrace_scope=_integer(facts, "ptrace_scope"),

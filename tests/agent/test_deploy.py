@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from tests.agent.conftest import Result, Zcache, fails
 from zcache_agent.binary import BUNDLED, DeployFailed, choose_binary, read_binary
 from zcache_agent.device import Device, look
 from zcache_agent.errors import Usage
+from zcache_agent.lock import alone_on
 from zcache_agent.transport.local import LocalTransport
 
 FILES = {"zcached", "zcached.lock", "zcached.state", "zcached.log", "control.sock", "data.sock"}
@@ -108,14 +110,17 @@ class TestUp:
         assert up().json["changed"] is True
         assert {path.name for path in directory.iterdir()} == FILES
 
-    def test_two_at_once_start_one(self, up: Callable[..., Result], zcache: Zcache) -> None:
-        several = [zcache.start("-s", "local", "up") for _ in range(3)]
-        codes = [process.wait(60) for process in several]
-        for process in several:
-            process.communicate()
-        assert set(codes) <= {0, 4}
-        assert 0 in codes
-        assert zcache("-s", "local", "status").code == 0
+    def test_several_at_once_start_one(self, up: Callable[..., Result], zcache: Zcache) -> None:
+        several = [zcache.start("-s", "local", "--json", "up") for _ in range(4)]
+        started = [json.loads(process.communicate(timeout=60)[0]) for process in several]
+        assert [facts["changed"] for facts in started].count(True) == 1
+        assert len({facts["pid"] for facts in started}) == 1
+
+    def test_one_that_hangs_does_not_block_the_others_for_ever(self, zcache: Zcache, directory: Path) -> None:
+        with alone_on(str(directory), 1):
+            fails(zcache("-s", "local", "up", "--timeout", 0.5), 4, str(directory), "another zcache")
+            fails(zcache("-s", "local", "down", "--timeout", 0.5), 4, "another zcache")
+        assert zcache("-s", "local", "down").code == 0
 
     def test_a_directory_that_is_a_link_is_not_used(self, zcache: Zcache, directory: Path, tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()

@@ -12,6 +12,7 @@ from ..daemon import Daemon, find_all
 from ..errors import DaemonAbsent, Usage
 from .output import duration_text, size_text
 from .session import Session, pass_session
+from .signals import clean_up_when_ended
 
 _LOG_LINES = 100
 _FOLLOW_SECONDS = 1.0
@@ -51,6 +52,7 @@ def up(
     as the user that adb gives: shell on a phone, root where adbd is root; --root asks su. Nothing happens if the
     same version runs already.
     """
+    clean_up_when_ended()
     options = deploy.Options(abi, binary, page_size, replace, force, root)
     if adb_root:
         _restart_adbd(session)

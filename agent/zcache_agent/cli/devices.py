@@ -49,7 +49,6 @@ def doctor(session: Session) -> None:
 
 def _show(session: Session, examined: Examination) -> None:
     device, out = examined.device, session.output
-    limit = examined.probe.facts.get("cgroup_limit", "")
     facts = [
         ("device", " ".join(filter(None, (device.serial, device.model)))),
         ("system", f"Android {device.android}" if device.android else "Linux"),
@@ -57,7 +56,7 @@ def _show(session: Session, examined: Examination) -> None:
         ("ABIs", ", ".join(device.abis)),
         ("page size", f"{device.page_size} bytes" if device.page_size else "unknown"),
         ("memory", f"{size_text(device.mem_total)}, {size_text(device.mem_available)} available"),
-        ("cgroup limit", size_text(int(limit)) if limit.isdecimal() and int(limit) else "none"),
+        ("cgroup limit", size_text(device.cgroup_limit) if device.cgroup_limit else "none"),
         ("user", device.user),
         ("root", examined.root.how or examined.root.refusals),
         ("SELinux", device.selinux),
