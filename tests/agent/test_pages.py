@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data plane's client: its bytes, its parser against any bytes, and the real daemon behind it."""
 
+import os
 import re
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,10 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zcache_agent.errors import ProtocolError, Refused, ZcacheError
+from tests.agent.conftest import Result
+from zcache_agent.daemon import Daemon, find
+from zcache_agent.errors import DaemonAbsent, NoDevice, ProtocolError, Refused, ZcacheError
 from zcache_agent.pages import (
     ABI,
     ANSWER,
+    ENOENT,
     HELLO,
     KEY,
     MAGIC,
@@ -21,6 +27,8 @@ from zcache_agent.pages import (
     RESULT,
     Answer,
     Flag,
+    Key,
+    Kind,
     Op,
     PagesClient,
     Refusal,
@@ -28,6 +36,7 @@ from zcache_agent.pages import (
     Results,
     Run,
 )
+from zcache_agent.transport.local import LocalTransport
 
 NATIVE = Path(__file__).parents[2] / "native"
 PAGE = 4096
@@ -191,3 +200,105 @@ def test_no_large_request_goes_out_while_a_page_is_due() -> None:
 def test_wrong_page_sizes_are_caught_here() -> None:
     with client() as there, pytest.raises(ValueError, match="100 bytes"):
         there.put(Run(1, 1, 0, 1), [bytes(100)])
+
+
+# --- the real daemon ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def daemon(local_daemon: Callable[..., Result], tmp_path: Path) -> Daemon:
+    assert local_daemon("pool", "create", "p").code == 0
+    assert local_daemon("pool", "create", "e", "--kind", "ephemeral").code == 0
+    return find(LocalTransport(str(tmp_path / "zcache")))
+
+
+@pytest.fixture(params=["segment", "inline", "bridge"])
+def there(request: pytest.FixtureRequest, daemon: Daemon) -> Iterator[PagesClient]:
+    """A client in each of the ways in which pages travel."""
+    stream = daemon.open("data")
+    if request.param == "bridge":
+        stream.close()
+        bridge = [daemon.program, "bridge", "data", "--dir", daemon.directory]
+        stream = daemon.transport.open_command(bridge)
+    with PagesClient(stream) as client:
+        if request.param == "segment":
+            client.share_memory()
+        yield client
+
+
+def page(number: int) -> bytes:
+    return (b"number %d, " % number * PAGE)[:PAGE]
+
+
+def test_every_op(there: PagesClient) -> None:
+    assert there.hello.page_size == PAGE
+    pool, ephemeral = there.pool("p"), there.pool("e")
+    assert (pool.kind, ephemeral.kind) == (Kind.persistent, Kind.ephemeral)
+    pages = [page(0), bytes(PAGE), os.urandom(PAGE)]
+    put = there.put(Run(pool.id, 1, 10, 3), pages)
+    assert put.status == (0, 0, Refusal.compress_poor)
+    assert put.detail[0] > 0
+    assert put.detail[1] == 0
+    got = there.get(Run(pool.id, 1, 9, 4))
+    assert got.status == (-ENOENT, 0, 0, -ENOENT)
+    assert got.pages == (None, pages[0], pages[1], None)
+    assert there.flush_page(Run(pool.id, 1, 10, 2)).status == (0, 0)
+    assert there.flush_page(Run(pool.id, 1, 10, 2)).status == (-ENOENT, -ENOENT)
+
+    keys = [Key(2**64 - 1, 2**32 - 1, pool.id), Key(5, 6, ephemeral.id)]
+    assert there.put(keys, [page(1), page(2)]).status == (0, 0)
+    assert there.get(keys, peek=True).pages == (page(1), page(2))
+    assert there.get(keys).pages == (page(1), page(2))
+    assert there.get(keys).pages == (page(1), None), "an ephemeral get takes the page away"
+    assert there.flush_object([Key(2**64 - 1, 0, pool.id), Key(7, 0, pool.id)]).detail == (1, 0)
+    assert there.put(Run(pool.id, 3, 0, 2), [page(3), page(4)]).status == (0, 0)
+    assert there.destroy_pool([Key(0, 0, pool.id)]).detail == (2,)
+    with pytest.raises(Refused, match="p"):
+        there.pool("p")
+
+
+def test_batches_one_after_another_keep_their_order(there: PagesClient) -> None:
+    pool = there.pool("p")
+    runs = [Run(pool.id, 1, start, there.batch) for start in range(0, 20 * there.batch, there.batch)]
+    puts = [there.start_put(run, [page(run.index + i) for i in range(run.count)]) for run in runs]
+    assert {status for put in puts for status in there.finish(put).status} == {0}
+    gets = [there.start_get(run) for run in runs]
+    for run, get in zip(runs, gets, strict=True):
+        assert there.finish(get).pages == tuple(page(run.index + i) for i in range(run.count))
+
+
+def test_puts_and_gets_mixed_do_not_wait_for_each_other(there: PagesClient) -> None:
+    pool = there.pool("p")
+    there.put(Run(pool.id, 1, 0, 32), [page(i) for i in range(32)])
+    begun = []
+    for _ in range(50):
+        begun.append(there.start_get(Run(pool.id, 1, 0, 32)))
+        begun.append(there.start_put(Run(pool.id, 2, 0, 32), [page(i) for i in range(32)]))
+    assert {status for pending in begun for status in there.finish(pending).status} == {0}
+
+
+def test_the_daemons_refusals_are_named(there: PagesClient) -> None:
+    with pytest.raises(Refused, match="nopool") as caught:
+        there.pool("nopool")
+    assert caught.value.name == "ENOENT"
+    missing = there.get([Key(1, 1, 99)])
+    assert missing.status == (-ENOENT,)
+    assert there.pool("p").kind == Kind.persistent, "the connection goes on"
+
+
+def test_a_daemon_that_does_not_answer_ends_within_the_deadline(daemon: Daemon) -> None:
+    hasty = find(LocalTransport(daemon.directory, timeout=0.5))
+    with PagesClient(hasty.open("data")) as client:
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(NoDevice, match="no answer within"):
+                client.pool("p")
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
+
+
+def test_a_daemon_that_dies_is_named(daemon: Daemon) -> None:
+    with PagesClient(daemon.open("data")) as client:
+        os.kill(daemon.pid, signal.SIGKILL)
+        with pytest.raises((DaemonAbsent, NoDevice), match=r"ended|broke"):
+            client.pool("p")
