@@ -86,7 +86,7 @@ def _heading(number: int, title: str, *meaning: str) -> Text:
 def _opening(session: Session, daemon: Daemon, own: bool, control: ControlClient) -> Text:
     page_size = int(control.get("page_size"))
     limit = size_text(int(control.get("stats/limit_bytes")))
-    whose = "one of its own" if own else "the one that runs"
+    whose = "started for it" if own else "which runs already"
     return Text.assemble(
         ("zcache demo", "bold"),
         f" on {session.transport.serial}: zcached {daemon.version}, {whose}\n",
