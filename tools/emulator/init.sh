@@ -1,0 +1,53 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: Apache-2.0
+# The emulated device's init: file systems, modules, network, adbd. The kernel's command line says
+# zcache.root=1 (adbd stays root) and zcache.su=1 (the shell user finds a su).
+
+bb=/bin/busybox
+$bb mkdir -p /proc /sys /dev /tmp /run /mnt /root /system/xbin /data/local/tmp /data/misc/adb
+$bb mount -t proc proc /proc
+$bb mount -t sysfs sysfs /sys
+$bb mount -t devtmpfs devtmpfs /dev
+$bb mkdir -p /dev/pts
+$bb mount -t devpts devpts /dev/pts
+$bb --install -s /bin
+$bb rm -f /bin/su
+$bb ln -sf /system/bin/sh /bin/sh # Android's shell: mksh
+export PATH=/system/xbin:/system/bin:/bin
+chmod 755 /
+chmod 1777 /tmp
+hostname zcache-emulator
+
+for module in $(cat /modules/order); do
+    insmod "/modules/$module" || echo "init: $module does not load"
+done
+ip link set lo up
+ip link set eth0 up
+ip addr add 10.0.2.15/24 dev eth0
+ip route add default via 10.0.2.2
+
+# As on a phone, the shell may run programs from /data/local/tmp but not make sockets there: FAT has
+# no socket files. The image is sparse and takes memory only as it fills.
+truncate -s 64M /data/tmp.img
+losetup /dev/loop0 /data/tmp.img
+mkfs.fat /dev/loop0 >/dev/null
+mount -t vfat -o uid=2000,gid=2000,fmask=0022,dmask=0022,quiet /dev/loop0 /data/local/tmp
+
+if grep -q zcache.su=1 /proc/cmdline; then # a rooted phone
+    cp $bb /system/xbin/su
+    chmod 4755 /system/xbin/su
+    mkdir -m 700 /data/adb
+fi
+export LD_LIBRARY_PATH=/usr/lib/aarch64-linux-gnu:/usr/lib/aarch64-linux-gnu/android
+export HOME=/data/local/tmp
+if grep -q zcache.root=1 /proc/cmdline; then
+    adbd &
+else
+    cp $bb /run/su
+    /run/su -p -s /bin/sh -c "exec adbd" shell &
+fi
+echo "init: adbd started"
+while true; do
+    wait
+    sleep 1
+done
