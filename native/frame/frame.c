@@ -18,7 +18,8 @@
 #define RUN_BYTES (2u * 1024 * 1024) /* at least; or RUN_FRAMES frames */
 #define RUN_FRAMES 64u
 #define BATCH_BYTES (128u * 1024) /* made resident, or given back, at one time */
-#define BATCH_MAX 64u             /* frames: the same, whatever the page size */
+#define HEADROOM (32u * 1024) /* bytes of budget left to charges while ready frames are used up */
+#define BATCH_MAX 64u         /* frames: the same, whatever the page size */
 
 /* The head of a run, at its first byte. Frame i of the run is at i * page_size; the head itself
  * covers the first ones. */
@@ -43,9 +44,10 @@ struct zc_frames {
     struct zc_link open; /* runs with fresh frames */
     struct ready *reserve;
     size_t reserve_target;
-    size_t budget;
     /* Written under the lock, read without. */
-    _Atomic size_t taken, ready, metadata_bytes;
+    _Atomic size_t budget;
+    _Atomic size_t taken, ready, head_total;
+    _Atomic size_t charged;
 };
 
 int zc_frames_create(size_t page_size, struct zc_frames **out)
@@ -73,13 +75,18 @@ int zc_frames_create(size_t page_size, struct zc_frames **out)
     return 0;
 }
 
+static size_t metadata_bytes(const struct zc_frames *frames)
+{
+    return atomic_load_explicit(&frames->head_total, memory_order_relaxed) +
+           atomic_load_explicit(&frames->charged, memory_order_relaxed);
+}
+
 static size_t used_bytes(const struct zc_frames *frames)
 {
     size_t count = atomic_load_explicit(&frames->taken, memory_order_relaxed) +
                    atomic_load_explicit(&frames->ready, memory_order_relaxed);
 
-    return count * frames->page_size +
-           atomic_load_explicit(&frames->metadata_bytes, memory_order_relaxed);
+    return count * frames->page_size + metadata_bytes(frames);
 }
 
 /* A counter that only its lock's holder writes. */
@@ -141,9 +148,15 @@ static void *map_aligned(size_t size)
     return base;
 }
 
+/* For one more frame, in a new run if need be. */
+static bool budget_allows(const struct zc_frames *frames)
+{
+    return used_bytes(frames) + frames->head_bytes + frames->page_size + HEADROOM <= frames->budget;
+}
+
 static struct run *run_map(struct zc_frames *frames)
 {
-    if (used_bytes(frames) + frames->head_bytes + frames->page_size > frames->budget)
+    if (!budget_allows(frames))
         return NULL;
 
     struct run *run = map_aligned(frames->run_size);
@@ -156,7 +169,7 @@ static struct run *run_map(struct zc_frames *frames)
     for (size_t i = frames->head_frames; i < frames->run_frames; i++)
         flip_fresh(run, i);
     zc_list_add(&frames->open, &run->link);
-    add(&frames->metadata_bytes, frames->head_bytes);
+    add(&frames->head_total, frames->head_bytes);
     return run;
 }
 
@@ -164,7 +177,7 @@ static void run_unmap(struct zc_frames *frames, struct run *run)
 {
     ZC_ASSERT(run->in_use == 0);
     zc_list_del(&run->link);
-    add(&frames->metadata_bytes, -frames->head_bytes);
+    add(&frames->head_total, -frames->head_bytes);
     munmap(run, frames->run_size);
 }
 
@@ -215,7 +228,7 @@ static bool refill(struct zc_frames *frames)
     if (!run)
         return false;
 
-    size_t used = used_bytes(frames);
+    size_t used = used_bytes(frames) + HEADROOM;
     size_t room = frames->budget > used ? (frames->budget - used) / frames->page_size : 0;
     size_t most = zc_min(frames->batch, room);
     if (most == 0)
@@ -324,6 +337,18 @@ void zc_frames_set_budget(struct zc_frames *frames, size_t bytes)
     pthread_mutex_unlock(&frames->lock);
 }
 
+bool zc_frames_have_room(const struct zc_frames *frames)
+{
+    bool is_ready = atomic_load_explicit(&frames->ready, memory_order_relaxed) > 0;
+
+    return (is_ready && used_bytes(frames) <= frames->budget) || budget_allows(frames);
+}
+
+void zc_frames_charge(struct zc_frames *frames, ptrdiff_t bytes)
+{
+    atomic_fetch_add_explicit(&frames->charged, (size_t)bytes, memory_order_relaxed);
+}
+
 void zc_frames_set_reserve(struct zc_frames *frames, size_t count)
 {
     pthread_mutex_lock(&frames->lock);
@@ -346,13 +371,13 @@ void zc_frames_get_stats(const struct zc_frames *frames, struct zc_frames_stats 
 {
     out->taken = atomic_load_explicit(&frames->taken, memory_order_relaxed);
     out->ready = atomic_load_explicit(&frames->ready, memory_order_relaxed);
-    out->metadata_bytes = atomic_load_explicit(&frames->metadata_bytes, memory_order_relaxed);
+    out->metadata_bytes = metadata_bytes(frames);
     out->used_bytes = (out->taken + out->ready) * frames->page_size + out->metadata_bytes;
 }
 
 void zc_frames_destroy(struct zc_frames *frames)
 {
-    ZC_ASSERT(frames->taken == 0);
+    ZC_ASSERT(frames->taken == 0 && frames->charged == 0);
     drain(frames, 0);
     ZC_ASSERT(zc_list_empty(&frames->open));
     pthread_mutex_destroy(&frames->lock);

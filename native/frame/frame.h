@@ -14,6 +14,7 @@
 #ifndef ZC_FRAME_FRAME_H
 #define ZC_FRAME_FRAME_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,7 +24,7 @@ struct zc_frames;
 
 struct zc_frames_stats {
     size_t taken, ready;   /* frames */
-    size_t metadata_bytes; /* heads of runs */
+    size_t metadata_bytes; /* heads of runs, and what others charged */
     size_t used_bytes;     /* (taken + ready) * page_size + metadata_bytes */
 };
 
@@ -43,8 +44,12 @@ void *zc_frame_meta(const struct zc_frames *frames, const void *addr);
 /* The frame of a record. */
 void *zc_frame_of_meta(const struct zc_frames *frames, const void *meta);
 
-/* Bytes that taken and ready frames and heads may use together. */
+/* Bytes that may be used, see used_bytes. */
 void zc_frames_set_budget(struct zc_frames *frames, size_t bytes);
+/* Within the budget, is there a frame to be had? */
+bool zc_frames_have_room(const struct zc_frames *frames);
+/* Bytes that others allocated (or, negative, freed) for what the frames hold; part of used_bytes. */
+void zc_frames_charge(struct zc_frames *frames, ptrdiff_t bytes);
 /* How many ready frames to keep at most when frames come back; a larger reserve shrinks at once. */
 void zc_frames_set_reserve(struct zc_frames *frames, size_t count);
 size_t zc_frames_reserve(const struct zc_frames *frames);

@@ -14,7 +14,7 @@ static struct zc_context *context_new(zc_store *store, const struct zc_codec *co
     context->size = size;
     context->zpage = context->state + codec->state_size;
     codec->init(context->state);
-    atomic_fetch_add_explicit(&store->metadata_bytes, size, memory_order_relaxed);
+    zc_frames_charge(store->frames, (ptrdiff_t)size);
     return context;
 }
 
@@ -45,7 +45,7 @@ void zc_contexts_free(zc_store *store)
     while (store->contexts) {
         struct zc_context *context = store->contexts;
         store->contexts = context->next;
-        atomic_fetch_sub_explicit(&store->metadata_bytes, context->size, memory_order_relaxed);
+        zc_frames_charge(store->frames, -(ptrdiff_t)context->size);
         free(context);
     }
 }

@@ -25,7 +25,7 @@ static void count_bytes(zc_pool *pool, struct zc_shard *shard)
 
     shard->index_bytes = shard->index.bytes;
     atomic_fetch_add_explicit(&pool->metadata_bytes, delta, memory_order_relaxed);
-    atomic_fetch_add_explicit(&pool->store->metadata_bytes, delta, memory_order_relaxed);
+    zc_frames_charge(pool->store->frames, (ptrdiff_t)delta);
 }
 
 static size_t dist_bucket(const zc_pool *pool, size_t size)
@@ -109,11 +109,9 @@ static enum zc_refusal admit_memory(zc_pool *pool)
     struct zc_frames_stats frames;
     struct zc_alloc_stats mine;
 
-    zc_frames_get_stats(store->frames, &frames);
-    uint64_t needed = frames.taken * store->page_size + frames.metadata_bytes +
-                      store->metadata_bytes + store->page_size;
-    if (needed > store->limit)
+    if (!zc_frames_have_room(store->frames))
         return ZC_POLICY_PERCENT_EXCEEDED;
+    zc_frames_get_stats(store->frames, &frames);
 
     /* Asking the allocator costs a lock: only where all pools together are over the share. */
     uint64_t percent = param(pool, ZC_PARAM_POLICY_PERCENT);

@@ -64,8 +64,7 @@ struct zc_store {
     size_t page_size;
     struct zc_frames *frames;
     struct zc_memory memory;
-    _Atomic uint64_t limit;       /* bytes */
-    atomic_size_t metadata_bytes; /* pools, indexes, contexts */
+    _Atomic uint64_t limit; /* bytes */
 
     pthread_mutex_t pools_lock;
     struct zc_link pools;

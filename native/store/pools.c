@@ -28,7 +28,7 @@ static zc_pool *find_locked(zc_store *store, const char *name)
 
 static void pool_free(zc_pool *pool)
 {
-    atomic_fetch_sub(&pool->store->metadata_bytes, sizeof(*pool));
+    zc_frames_charge(pool->store->frames, -(ptrdiff_t)sizeof(*pool));
     pool->alloc_ops->destroy(pool->alloc);
     for (size_t i = 0; i < ZC_SHARDS; i++)
         pthread_mutex_destroy(&pool->shards[i].lock);
@@ -78,7 +78,7 @@ int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool
     pool->alloc_ops = alloc_ops;
     pool->codec = codec;
     pool_init(pool, store, config);
-    atomic_fetch_add(&store->metadata_bytes, sizeof(*pool));
+    zc_frames_charge(store->frames, (ptrdiff_t)sizeof(*pool));
 
     pthread_mutex_lock(&store->pools_lock);
     if (find_locked(store, config->name)) {

@@ -133,6 +133,6 @@ void zc_store_get_stats(zc_store *store, struct zc_store_stats *out)
     out->limit_bytes = store->limit;
     out->frames = frames.taken;
     out->reserve_frames = frames.ready;
-    out->metadata_bytes = frames.metadata_bytes + store->metadata_bytes;
-    out->used_bytes = frames.used_bytes + store->metadata_bytes;
+    out->metadata_bytes = frames.metadata_bytes;
+    out->used_bytes = frames.used_bytes;
 }
