@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a store must do, said without allocators, shards or locks. Only a zpage's size is taken from the driver."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.native.driver import crc, same_filled
+
+BUCKETS = 64
+Key = tuple[int, int]
+
+
+@dataclass
+class Held:
+    content: str
+    kind: str
+    """zpage, fill or raw."""
+    zsize: int
+
+
+@dataclass
+class Pool:
+    page_size: int
+    ephemeral: bool
+    pages: dict[Key, Held] = field(default_factory=dict)
+    count: Counter[str] = field(default_factory=Counter)
+    cumul: Counter[int] = field(default_factory=Counter)
+    params: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.params = {
+            "zv_max_zsize": self.page_size * 7 // 8,
+            "zv_max_mean_zsize": self.page_size * 5 // 8,
+            "exclusive_gets": int(self.ephemeral),
+            "keep_rejected": 0,
+        }
+
+    def zpages(self) -> list[Held]:
+        return [held for held in self.pages.values() if held.kind == "zpage"]
+
+    def admit(self, content: str, zsize: int) -> tuple[str, str]:
+        """The answer's first word, and the kind it is held as."""
+        if same_filled(content, self.page_size):
+            return "stored", "fill"
+        zpages = self.zpages()
+        total = sum(held.zsize for held in zpages)
+        refusal = ""
+        max_mean = self.params["zv_max_mean_zsize"]
+        if zsize > self.params["zv_max_zsize"] or zsize > self.page_size:
+            refusal = "compress_poor"
+        elif zsize > max_mean and zpages and total > max_mean * len(zpages):
+            refusal = "mean_compress_poor"
+        if refusal and self.params["keep_rejected"]:
+            return "stored", "raw"
+        return refusal or "stored", "zpage"
+
+    def put(self, key: Key, content: str, compressed: int) -> str:
+        """The expected answer; `compressed` is what the content compresses to."""
+        word, kind = self.admit(content, compressed)
+        zsize = {"fill": 0, "raw": self.page_size, "zpage": compressed}[kind]
+        old = self.pages.pop(key, None)
+        self.count["puts"] += 1
+        if word != "stored":
+            self.count[word] += 1
+            self.count["put_to_flush"] += old is not None
+            return f"{word} {zsize}"
+        self.count["stored_puts"] += 1
+        self.count["dup_puts"] += old is not None
+        self.count["kept_rejected"] += kind == "raw"
+        self.pages[key] = Held(content, kind, zsize)
+        if kind == "zpage":
+            self.cumul[self.bucket(zsize)] += 1
+        return f"stored {zsize}"
+
+    def get(self, key: Key, *, peek: bool) -> str:
+        self.count["gets"] += 1
+        held = self.pages.get(key)
+        if not held:
+            return "err ENOENT"
+        self.count["gets_found"] += 1
+        if self.params["exclusive_gets"] and not peek:
+            del self.pages[key]
+        return f"page {crc(held.content, self.page_size)}"
+
+    def flush(self, key: Key) -> str:
+        self.count["flush_total"] += 1
+        if self.pages.pop(key, None) is None:
+            return "err ENOENT"
+        self.count["flush_found"] += 1
+        return "ok"
+
+    def flush_object(self, object_id: int) -> str:
+        mine = [key for key in self.pages if key[0] == object_id]
+        for key in mine:
+            del self.pages[key]
+        self.count["flobj_total"] += 1
+        self.count["flobj_found"] += bool(mine)
+        return f"pages {len(mine)}"
+
+    def bucket(self, zsize: int) -> int:
+        """The upper bound of its histogram bucket."""
+        width = self.page_size // BUCKETS
+        return -(-zsize // width) * width
+
+    def stats(self) -> dict[str, int]:
+        """Every counter but frames."""
+        kinds = Counter(held.kind for held in self.pages.values())
+        held = {
+            "zpages": kinds["zpage"],
+            "same_filled": kinds["fill"],
+            "raw_pages": kinds["raw"],
+            "zbytes": sum(held.zsize for held in self.zpages()),
+        }
+        return {**self.count, **held}
+
+    def dist(self) -> str:
+        curr = Counter(self.bucket(held.zsize) for held in self.zpages())
+        words = [f"{bound}:{counts}" for bound, counts in sorted(curr.items())]
+        ever = [f"{bound}:{counts}" for bound, counts in sorted(self.cumul.items())]
+        return " ".join(["curr", *words, "cumul", *ever])
+
+    def frames(self) -> range:
+        """How many zbud may hold: at most two zpages in each, a raw page alone in its own."""
+        stats = self.stats()
+        raw, zpages = stats["raw_pages"], stats["zpages"]
+        return range(raw + (zpages + 1) // 2, raw + zpages + 1)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the model leaves out: limits, memory short by force, thresholds' edges, accounting against the OS."""
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from tests.native.driver import CONFIGS, Driver
+
+OS_PAGE_SIZE = resource.getpagesize()
+MIB = 1024 * 1024
+
+
+def fake_proc(directory: Path, available_kb: int) -> Path:
+    """A fake /proc, to force a shortage of memory."""
+    directory.mkdir(exist_ok=True)
+    (directory / "meminfo").write_text(f"MemTotal: 1048576 kB\nMemAvailable: {available_kb} kB\n")
+    return directory
+
+
+@pytest.mark.parametrize("page_size", [0, 1, 1000, 2048, OS_PAGE_SIZE * 3, 2 * MIB])
+def test_page_size_is_the_os_page_size_times_a_power_of_two(page_size: int) -> None:
+    if page_size == 0:
+        Driver("host", page_size).close()
+        return
+    with pytest.raises(AssertionError):
+        Driver("host", page_size)
+
+
+@pytest.mark.parametrize("page_size", [4096, 65536])
+def test_puts_over_the_limit_are_refused_and_counted(page_size: int) -> None:
+    limit = 4 * MIB
+    with Driver("host", page_size, limit) as driver:
+        driver.ask("pool", "p", "persistent")
+        stored = int(driver.ask("bulk", "p", 1, 0, 4000, page_size // 2).split()[1])
+        stats = driver.stats("p")
+        assert 0 < stored < 4000
+        assert stats["policy_percent_exceeded"] == 4000 - stored
+        assert stats["puts"] == stats["stored_puts"] + stats["policy_percent_exceeded"]
+        assert driver.used()[0] <= limit
+        assert driver.ask("put", "p", 9, 9, "fill:7") == "stored 0"  # needs no frame
+        assert driver.ask("limit", 64 * MIB) == "ok"
+        assert driver.ask("put", "p", 9, 10, f"rand:1:{page_size // 2}").startswith("stored ")
+
+
+def test_a_limit_below_a_frame_is_refused() -> None:
+    with Driver("host", 4096) as driver:
+        assert driver.ask("limit", 4095) == "err ERANGE"
+
+
+def test_a_refused_put_removes_the_older_page() -> None:
+    with Driver("host", 4096) as driver:
+        driver.ask("pool", "p", "persistent")
+        driver.ask("put", "p", 1, 1, "rand:1:1000")
+        assert driver.ask("put", "p", 1, 1, "rand:1:4096").startswith("compress_poor ")
+        assert driver.ask("get", "p", 1, 1) == "err ENOENT"
+        assert driver.stats("p")["put_to_flush"] == 1
+        assert driver.stats("p")["frames"] == 0
+
+
+def test_the_pool_keeps_within_its_share_of_ram(tmp_path: Path) -> None:
+    proc = fake_proc(tmp_path / "proc", 900_000)  # 1 GiB of RAM
+    with Driver("host", 4096, 512 * MIB, proc) as driver:
+        driver.ask("pool", "p", "persistent")
+        driver.ask("param", "p", "zv_page_count_policy_percent", 1)
+        stored = int(driver.ask("bulk", "p", 1, 0, 8000, 2048).split()[1])
+        frames = driver.stats("p")["frames"]
+        assert stored < 8000
+        assert frames == -(-(1024 * MIB // 100) // 4096)
+        assert driver.stats("p")["policy_percent_exceeded"] == 8000 - stored
+
+
+def test_short_memory_refuses_new_pages_and_keeps_the_old(tmp_path: Path) -> None:
+    proc = fake_proc(tmp_path / "proc", 900_000)
+    with Driver("host", 4096, 0, proc) as driver:
+        driver.ask("pool", "p", "persistent")
+        assert driver.ask("put", "p", 1, 1, "rand:1:1000").startswith("stored ")
+        fake_proc(proc, 51 * 1024)  # 5 % of 1 GiB is 51.2 MiB
+        refused = 0
+        for i in range(100_000):  # until meminfo is read again, 100 ms later at most
+            refused += driver.ask("put", "p", 2, i, "rand:1:1000") == "low_memory 0"
+            if refused:
+                break
+        assert refused
+        assert driver.stats("p")["low_memory"] == refused
+        assert driver.ask("get", "p", 1, 1).startswith("page ")
+        assert driver.ask("put", "p", 1, 2, "fill:1") == "stored 0"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0", "ok"), ("4096", "ok"), ("4097", "err ERANGE"), ("7/8", "ok"), ("9/8", "err ERANGE"), ("100%", "ok"),
+        ("101%", "err ERANGE"), ("1/0", "err EINVAL"), ("-1", "err EINVAL"), ("x", "err EINVAL"), ("", "err EINVAL"),
+        ("99999999999999999999", "err EINVAL"), ("0x10", "err EINVAL"),
+    ],
+)  # fmt: skip
+def test_thresholds_take_bytes_fractions_and_percent(value: str, expected: str) -> None:
+    with Driver("host", 4096) as driver:
+        driver.ask("pool", "p", "persistent")
+        assert driver.ask("param", "p", "zv_max_zsize", value) == expected
+
+
+def test_the_threshold_itself_is_still_accepted() -> None:
+    with Driver("host", 4096) as driver:
+        driver.ask("pool", "p", "persistent")
+        zsize = int(driver.ask("put", "p", 1, 1, "rand:1:1000").split()[1])
+        driver.ask("param", "p", "zv_max_zsize", zsize)
+        assert driver.ask("put", "p", 1, 1, "rand:1:1000") == f"stored {zsize}"
+        driver.ask("param", "p", "zv_max_zsize", zsize - 1)
+        assert driver.ask("put", "p", 1, 1, "rand:1:1000") == f"compress_poor {zsize}"
+
+
+@pytest.mark.parametrize("page_size", [4096, 16384])
+def test_used_bytes_agrees_with_the_os(page_size: int) -> None:
+    with Driver("host", page_size) as driver:
+        driver.ask("pool", "p", "persistent")
+        driver.ask("put", "p", 0, 0, "rand:1:64")
+        driver.ask("flush", "p", 0, 0)
+        empty_store, empty_os = driver.used()
+        count = 96 * MIB // page_size * 2
+        driver.ask("bulk", "p", 1, 0, count, page_size * 2 // 5)
+        full_store, full_os = driver.used()
+        assert full_store - empty_store >= 64 * MIB
+        assert full_store - empty_store == pytest.approx(full_os - empty_os, rel=0.02)
+        driver.ask("flobj", "p", 1)
+        assert driver.used()[1] - empty_os < 4 * MIB
+        assert driver.used()[0] - empty_store < 4 * MIB
+
+
+@pytest.mark.parametrize("page_size", [4096, 65536])
+def test_random_indexes_cost_little_metadata(page_size: int) -> None:
+    """Through the store's own numbers: used_bytes less frames and reserve."""
+    with Driver("host", page_size, 8 * 1024 * MIB) as driver:
+        driver.ask("pool", "p", "persistent")
+        before = driver.used()[0]
+        driver.ask("bulk", "p", 1, 0, 20000, 64)
+        frames = driver.stats("p")["frames"]
+        metadata = driver.used()[0] - before - frames * page_size
+        assert metadata / 20000 <= 48 + 64 * page_size / 20000  # the reserve is in it
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_pages_of_a_large_object_come_and_go(config: str) -> None:
+    """Leaves split and merge; what is left is right."""
+    with Driver(config, 4096) as driver:
+        driver.ask("pool", "p", "persistent")
+        driver.ask("bulk", "p", 1, 0, 30000, 64)
+        for i in range(0, 30000, 3):
+            assert driver.ask("flush", "p", 1, i) == "ok"
+        for i in range(0, 30000, 7):
+            assert driver.ask("peek", "p", 1, i).startswith("page " if i % 3 else "err ENOENT")
+        for i in range(30000):
+            if i % 3:
+                assert driver.ask("flush", "p", 1, i) == "ok"
+        stats = driver.stats("p")
+        assert stats["zpages"] == stats["frames"] == 0

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saved traces: a request a line, its answer on the next after "= ".
+
+How many frames hold the same pages depends on the order that an object's pages are forgotten in, which a secret
+decides, so answers are compared without that number.
+"""
+
+import re
+from pathlib import Path
+
+TRACES = sorted((Path(__file__).parent.parent / "traces").glob("*.trace"))
+
+
+def page_size(trace: Path) -> int:
+    return int(trace.stem.split("-")[0])
+
+
+def requests(trace: Path) -> str:
+    return "".join(line for line in trace.read_text().splitlines(keepends=True) if not line.startswith("= "))
+
+
+def answers(trace: Path) -> list[str]:
+    text = "".join(line for line in trace.read_text().splitlines(keepends=True) if line.startswith("= "))
+    return comparable(text.replace("= ", ""))
+
+
+def comparable(output: str) -> list[str]:
+    return re.sub(r" frames=\d+", "", output).splitlines()

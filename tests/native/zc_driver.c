@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Drives a store by lines on standard input; one line of answer each. Tests hold it against a model,
+ * and replay saved traces with it on every target.
+ *
+ *   store PAGE_SIZE [LIMIT [PROC_DIR]]   make the store, once, first
+ *   limit BYTES                          0: the default
+ *   pool NAME persistent|ephemeral
+ *   param POOL NAME VALUE
+ *   put POOL OBJECT INDEX CONTENT        stored ZSIZE | REFUSAL ZSIZE
+ *   get|peek POOL OBJECT INDEX           page CRC
+ *   flush POOL OBJECT INDEX              ok
+ *   flobj POOL OBJECT                    pages N
+ *   puts|gets|peeks|flushes|flobjs POOL  the next lines are the keys (and contents) of a batch, as
+ *                                        above without command and pool, up to a line "end";
+ *                                        answers joined by ", "
+ *   destroy POOL                         pages N
+ *   stats POOL                           NAME=VALUE …
+ *   dist POOL                            curr BOUND:COUNT … cumul BOUND:COUNT …
+ *   used                                 store=BYTES os=BYTES   (os: Pss + SwapPss of this process)
+ *   bulk POOL OBJECT FIRST COUNT LENGTH  puts pages rand:(FIRST+i):LENGTH; stored N
+ *
+ * Numbers are decimal. CONTENT is fill:WORD, or rand:SEED:LENGTH: LENGTH random bytes, then zeros.
+ * A failure is "err NAME".
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <zcache/store.h>
+
+#include "base/base.h"
+#include "store/pool.h"
+
+#define BATCH_MAX 64
+#define LINE_SIZE 512
+
+struct driver {
+    zc_store *store;
+    size_t page_size;
+    char *page;
+};
+
+/* The words of a line. */
+struct words {
+    size_t count;
+    char *word[8];
+};
+
+static void split(char *line, struct words *words)
+{
+    words->count = 0;
+    for (char *at = strtok(line, " \n"); at && words->count < 8; at = strtok(NULL, " \n"))
+        words->word[words->count++] = at;
+    for (size_t i = words->count; i < 8; i++)
+        words->word[i] = "";
+}
+
+static uint64_t number(const char *word)
+{
+    return strtoull(word, NULL, 10);
+}
+
+static int complain(int error)
+{
+    char buf[16];
+
+    printf("err %s", zc_errno_name(error, buf));
+    return 0;
+}
+
+static void make_page(const struct driver *driver, const char *content, char *page)
+{
+    char *rest;
+
+    memset(page, 0, driver->page_size);
+    if (strncmp(content, "fill:", 5) == 0) {
+        uint64_t word = number(content + 5);
+        for (size_t i = 0; i < driver->page_size; i += sizeof(word))
+            memcpy(page + i, &word, sizeof(word));
+        return;
+    }
+    uint64_t seed = strtoull(content + 5, &rest, 10);
+    size_t length = zc_min(number(rest + 1), driver->page_size);
+    for (size_t i = 0; i < length; i += sizeof(seed)) {
+        uint64_t word = zc_mix64(seed * 0x9e3779b97f4a7c15u + i);
+        memcpy(page + i, &word, zc_min(sizeof(word), length - i));
+    }
+}
+
+/* As zlib's, which the model uses. */
+static uint32_t crc32_of(const char *data, size_t size)
+{
+    uint32_t crc = ~0u;
+
+    for (size_t i = 0; i < size; i++) {
+        crc ^= (unsigned char)data[i];
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (0xedb88320u & -(crc & 1));
+    }
+    return ~crc;
+}
+
+static void say_put(int result, uint32_t zsize)
+{
+    if (result < 0)
+        complain(result);
+    else
+        printf("%s %" PRIu32, result ? zc_refusal_name(result) : "stored", zsize);
+}
+
+static void say_get(const struct driver *driver, int result, const char *page)
+{
+    if (result < 0)
+        complain(result);
+    else
+        printf("page %" PRIu32, crc32_of(page, driver->page_size));
+}
+
+static void say_pages(int64_t result)
+{
+    if (result < 0)
+        complain((int)result);
+    else
+        printf("pages %" PRId64, result);
+}
+
+static void say_done(int result)
+{
+    if (result < 0)
+        complain(result);
+    else
+        printf("ok");
+}
+
+/* ---- single operations ---- */
+
+static void do_store(struct driver *driver, const struct words *words)
+{
+    struct zc_store_config config = {
+        .page_size = (uint32_t)number(words->word[1]),
+        .limit = number(words->word[2]),
+        .proc_dir = words->count > 3 ? words->word[3] : NULL,
+    };
+    int error = driver->store ? -EEXIST : zc_store_create(&config, &driver->store);
+
+    if (!error) {
+        driver->page_size = zc_store_page_size(driver->store);
+        driver->page = malloc(driver->page_size);
+    }
+    say_done(error);
+}
+
+static void do_pool(struct driver *driver, const struct words *words)
+{
+    struct zc_pool_config config = {
+        .name = words->word[1],
+        .kind = strcmp(words->word[2], "ephemeral") == 0 ? ZC_EPHEMERAL : ZC_PERSISTENT,
+    };
+    zc_pool *pool;
+    int error = zc_pool_create(driver->store, &config, &pool);
+
+    if (!error)
+        zc_pool_release(pool);
+    say_done(error);
+}
+
+static void do_put(struct driver *driver, zc_pool *pool, const struct words *words)
+{
+    uint32_t zsize = 0;
+
+    make_page(driver, words->word[4], driver->page);
+    int result = zc_put(pool, number(words->word[2]), (uint32_t)number(words->word[3]),
+                        driver->page, &zsize);
+    say_put(result, zsize);
+}
+
+static void do_get(struct driver *driver, zc_pool *pool, const struct words *words)
+{
+    unsigned flags = strcmp(words->word[0], "peek") == 0 ? ZC_GET_PEEK : 0;
+    int result =
+        zc_get(pool, number(words->word[2]), (uint32_t)number(words->word[3]), driver->page, flags);
+
+    say_get(driver, result, driver->page);
+}
+
+static void do_stats(zc_pool *pool)
+{
+    struct zc_pool_stats s;
+
+    zc_pool_get_stats(pool, &s);
+    printf("puts=%" PRIu64 " stored_puts=%" PRIu64, s.puts, s.stored_puts);
+    for (int i = 1; i < ZC_REFUSALS; i++)
+        printf(" %s=%" PRIu64, zc_refusal_name(i), s.refused[i]);
+    printf(" gets=%" PRIu64 " gets_found=%" PRIu64 " flush_total=%" PRIu64 " flush_found=%" PRIu64
+           " flobj_total=%" PRIu64 " flobj_found=%" PRIu64 " put_to_flush=%" PRIu64
+           " dup_puts=%" PRIu64 " kept_rejected=%" PRIu64 " zpages=%" PRIu64 " same_filled=%" PRIu64
+           " raw_pages=%" PRIu64 " zbytes=%" PRIu64 " frames=%" PRIu64,
+           s.gets, s.gets_found, s.flush_total, s.flush_found, s.flobj_total, s.flobj_found,
+           s.put_to_flush, s.dup_puts, s.kept_rejected, s.zpages, s.same_filled, s.raw_pages,
+           s.zbytes, s.frames);
+}
+
+static void do_dist(const struct driver *driver, zc_pool *pool)
+{
+    uint64_t dist[2][ZC_DIST_BUCKETS];
+
+    zc_pool_get_dist(pool, dist[0], dist[1]);
+    for (int which = 0; which < 2; which++) {
+        printf(which ? " cumul" : "curr");
+        for (size_t b = 0; b < ZC_DIST_BUCKETS; b++) {
+            if (dist[which][b])
+                printf(" %zu:%" PRIu64, (b + 1) * driver->page_size / ZC_DIST_BUCKETS,
+                       dist[which][b]);
+        }
+    }
+}
+
+static void do_used(struct driver *driver)
+{
+    struct zc_store_stats stats;
+    uint64_t kb = 0, value;
+    char line[LINE_SIZE];
+    FILE *file = fopen("/proc/self/smaps_rollup", "re");
+
+    while (file && fgets(line, sizeof(line), file)) {
+        if (sscanf(line, "Pss: %" SCNu64, &value) == 1 ||
+            sscanf(line, "SwapPss: %" SCNu64, &value) == 1)
+            kb += value;
+    }
+    if (file)
+        fclose(file);
+    zc_store_get_stats(driver->store, &stats);
+    printf("store=%" PRIu64 " os=%" PRIu64, stats.used_bytes, kb * 1024);
+}
+
+static void do_bulk(struct driver *driver, zc_pool *pool, const struct words *words)
+{
+    uint64_t first = number(words->word[3]), count = number(words->word[4]), stored = 0;
+    char content[64];
+
+    for (uint64_t i = first; i < first + count; i++) {
+        snprintf(content, sizeof(content), "rand:%" PRIu64 ":%s", i, words->word[5]);
+        make_page(driver, content, driver->page);
+        stored +=
+            zc_put(pool, number(words->word[2]), (uint32_t)i, driver->page, NULL) == ZC_STORED;
+    }
+    printf("stored %" PRIu64, stored);
+}
+
+/* ---- batches ---- */
+
+struct batch {
+    size_t count;
+    struct zc_key keys[BATCH_MAX];
+    uint64_t objects[BATCH_MAX];
+    char *pages[BATCH_MAX];
+};
+
+static void read_batch(const struct driver *driver, struct batch *batch)
+{
+    char line[LINE_SIZE];
+    struct words words;
+
+    batch->count = 0;
+    while (batch->count < BATCH_MAX && fgets(line, sizeof(line), stdin)) {
+        split(line, &words);
+        if (strcmp(words.word[0], "end") == 0)
+            return;
+        size_t i = batch->count++;
+        batch->objects[i] = number(words.word[0]);
+        batch->keys[i] =
+            (struct zc_key){.object = batch->objects[i], .index = (uint32_t)number(words.word[1])};
+        batch->pages[i] = malloc(driver->page_size);
+        if (words.count > 2)
+            make_page(driver, words.word[2], batch->pages[i]);
+    }
+}
+
+static void do_batch(const struct driver *driver, zc_pool *pool, const char *command)
+{
+    static struct batch batch;
+    int32_t results[BATCH_MAX];
+    int64_t pages[BATCH_MAX];
+    uint32_t zsizes[BATCH_MAX];
+    bool is_put = strcmp(command, "puts") == 0, is_flobj = strcmp(command, "flobjs") == 0;
+    bool is_flush = strcmp(command, "flushes") == 0;
+    unsigned flags = strcmp(command, "peeks") == 0 ? ZC_GET_PEEK : 0;
+
+    read_batch(driver, &batch);
+    if (is_put)
+        zc_put_batch(pool, batch.keys, (const void *const *)batch.pages, batch.count, results,
+                     zsizes);
+    else if (is_flobj)
+        zc_flush_object_batch(pool, batch.objects, batch.count, pages);
+    else if (is_flush)
+        zc_flush_page_batch(pool, batch.keys, batch.count, results);
+    else
+        zc_get_batch(pool, batch.keys, (void *const *)batch.pages, batch.count, flags, results);
+
+    for (size_t i = 0; i < batch.count; i++) {
+        printf(i ? ", " : "");
+        if (is_put)
+            say_put(results[i], zsizes[i]);
+        else if (is_flobj)
+            say_pages(pages[i]);
+        else if (is_flush)
+            say_done(results[i]);
+        else
+            say_get(driver, results[i], batch.pages[i]);
+        free(batch.pages[i]);
+    }
+}
+
+/* ---- lines ---- */
+
+static void with_pool(struct driver *driver, zc_pool *pool, const struct words *words)
+{
+    const char *command = words->word[0];
+    size_t len = strlen(command);
+
+    if (strcmp(command, "put") == 0)
+        do_put(driver, pool, words);
+    else if (strcmp(command, "get") == 0 || strcmp(command, "peek") == 0)
+        do_get(driver, pool, words);
+    else if (strcmp(command, "flush") == 0)
+        say_done(zc_flush_page(pool, number(words->word[2]), (uint32_t)number(words->word[3])));
+    else if (strcmp(command, "flobj") == 0)
+        say_pages(zc_flush_object(pool, number(words->word[2])));
+    else if (strcmp(command, "destroy") == 0)
+        say_pages(zc_pool_destroy(pool));
+    else if (strcmp(command, "param") == 0)
+        say_done(zc_pool_set_param(pool, words->word[2], words->word[3]));
+    else if (strcmp(command, "stats") == 0)
+        do_stats(pool);
+    else if (strcmp(command, "dist") == 0)
+        do_dist(driver, pool);
+    else if (strcmp(command, "bulk") == 0)
+        do_bulk(driver, pool, words);
+    else if (len && command[len - 1] == 's')
+        do_batch(driver, pool, command);
+    else
+        complain(-ENOSYS);
+}
+
+static void run(struct driver *driver, const struct words *words)
+{
+    const char *command = words->word[0];
+    zc_pool *pool;
+
+    if (strcmp(command, "store") == 0) {
+        do_store(driver, words);
+        return;
+    }
+    if (!driver->store) {
+        complain(-EINVAL);
+        return;
+    }
+    if (strcmp(command, "pool") == 0) {
+        do_pool(driver, words);
+    } else if (strcmp(command, "limit") == 0) {
+        say_done(zc_store_set_limit(driver->store, number(words->word[1])));
+    } else if (strcmp(command, "used") == 0) {
+        do_used(driver);
+    } else if (zc_pool_find(driver->store, words->word[1], &pool) != 0) {
+        complain(-ENOENT);
+    } else {
+        with_pool(driver, pool, words);
+        zc_pool_release(pool);
+    }
+}
+
+int main(void)
+{
+    struct driver driver = {0};
+    char line[LINE_SIZE];
+    struct words words;
+
+    while (fgets(line, sizeof(line), stdin)) {
+        split(line, &words);
+        if (words.count == 0 || words.word[0][0] == '#')
+            continue;
+        run(&driver, &words);
+        printf("\n");
+        fflush(stdout);
+    }
+    if (driver.store)
+        zc_store_destroy(driver.store);
+    free(driver.page);
+    return 0;
+}
