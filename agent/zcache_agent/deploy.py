@@ -348,7 +348,7 @@ def _mark(place: Daemon) -> None:
     """Remembers which rights reach the daemon, where the transport's own do not."""
     if place.rights is not Rights.OWN:
         stage = _stage(place.transport)
-        run_script(place.transport, f"echo {shlex.quote(place.rights.value)} >{stage}/{ROOT_MARK}")
+        run_script(place.transport, f"umask 077; echo {shlex.quote(place.rights.value)} >{stage}/{ROOT_MARK}")
 
 
 def down(transport: Transport, *, force: bool) -> list[Daemon]:

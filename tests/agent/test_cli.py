@@ -93,6 +93,7 @@ class TestTree:
         assert local_daemon("set", path, "7/8", "pools/swap/params/zv_max_mean_zsize", "50%").code == 0
         assert local_daemon("set", path, "3/4", "--json").json == {path: 3072}
         fails(local_daemon("set", path, "4097"), 5, "4097")
+        fails(local_daemon("set", path, "-1"), 5, "-1")
         fails(local_daemon("set", path), 2, path)
         assert local_daemon("cat", path).out == "3072\n"
 

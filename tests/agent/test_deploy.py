@@ -196,7 +196,7 @@ class TestDown:
 
 
 class TestBinaries:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def device(self) -> Device:
         return dataclasses.replace(look(LocalTransport()), serial="phone", page_size=4096)
 

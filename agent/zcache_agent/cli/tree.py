@@ -38,7 +38,7 @@ def cat(session: Session, paths: tuple[str, ...]) -> None:
         session.output.text(value)
 
 
-@click.command(name="set")
+@click.command(name="set", context_settings={"ignore_unknown_options": True})
 @click.argument("words", metavar="PATH VALUE [PATH VALUE…]", nargs=-1, required=True)
 @pass_session
 def set_(session: Session, words: tuple[str, ...]) -> None:
