@@ -18,7 +18,7 @@
 
 #include "base/base.h"
 
-#define BACKLOG 16
+#define BACKLOG (2 * (int)ZC_MAX_CONNECTIONS)
 #define STATE_MAX 1024 /* bytes */
 
 static const char *const plane_names[2] = {"control", "data"};

@@ -19,8 +19,8 @@
 /* A control connection: a request as it comes in, an answer as it goes out, one at a time. */
 struct client {
     int fd;
-    bool ending; /* close once the answer is out */
-    char *line;  /* ZC_CONTROL_LINE_MAX bytes, while a request is under way */
+    bool skipping; /* the rest of a line that was too long */
+    char *line;    /* ZC_CONTROL_LINE_MAX bytes, while a request is under way */
     size_t len;
     struct zc_text answer;
     size_t sent;
@@ -62,8 +62,19 @@ static bool client_send(struct client *client)
     }
     zc_text_free(&client->answer);
     client->sent = 0;
-    client->deadline = client->len ? now_ms() + ZC_REQUEST_SECONDS * 1000 : 0;
-    return !client->ending;
+    client->deadline = client->len || client->skipping ? now_ms() + ZC_REQUEST_SECONDS * 1000 : 0;
+    return true;
+}
+
+/* Drops the rest of a line that was too long. */
+static void client_skip(struct client *client)
+{
+    char *end = memchr(client->line, '\n', client->len);
+
+    client->skipping = !end;
+    client->len = end ? client->len - (size_t)(end + 1 - client->line) : 0;
+    if (end)
+        memmove(client->line, end + 1, client->len);
 }
 
 /* Carries out the whole lines that are there, until an answer has to wait. */
@@ -76,7 +87,7 @@ static bool client_work(struct loop *loop, struct client *client)
         client->deadline = now_ms() + ZC_ANSWER_SECONDS * 1000;
         if (!end) {
             zc_control_error(&client->answer, -E2BIG, "a request has at most 4096 bytes");
-            client->ending = true;
+            client->skipping = true;
             client->len = 0;
         } else {
             size_t used = (size_t)(end - client->line) + 1;
@@ -110,6 +121,8 @@ static bool client_receive(struct loop *loop, struct client *client)
     if (client->len == 0)
         client->deadline = now_ms() + ZC_REQUEST_SECONDS * 1000;
     client->len += (size_t)len;
+    if (client->skipping)
+        client_skip(client);
     return client_work(loop, client);
 }
 
