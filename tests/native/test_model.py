@@ -26,4 +26,4 @@ def test_store_behaves_as_its_model(config: str, page_size: int) -> None:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(machine, settings=mine)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=mine)
