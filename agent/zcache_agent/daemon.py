@@ -108,8 +108,14 @@ alive() { # PID: a zcached that has not ended
 
 _LIST = r"""
 boot=$(cat /proc/sys/kernel/random/boot_id)
+ours() { # DIRECTORY: something of zcache is in it, or nothing at all
+    for file in "$1"/zcached*; do
+        [ -e "$file" ] && return
+    done
+    [ -z "$(ls -A "$1")" ]
+}
 for d; do
-    [ -r "$d" ] && [ -x "$d" ] || continue
+    [ -r "$d" ] && [ -x "$d" ] && ours "$d" || continue
     pid= boot_id= alive=no state=
     if [ -r "$d/zcached.state" ]; then
         state=$(cat "$d/zcached.state")
@@ -118,7 +124,6 @@ for d; do
         done <"$d/zcached.state"
         [ "$boot_id" = "$boot" ] && alive "$pid" && alive=yes
     fi
-    [ -n "$state" ] || [ -e "$d/zcached" ] || [ -e "$d/zcached.log" ] || continue
     echo "directory=$d"
     echo "alive=$alive"
     [ -z "$state" ] || echo "$state"

@@ -157,6 +157,21 @@ class TestDown:
         result = zcache("-s", "local", "--json", "down")
         assert (result.code, result.json["removed"]) == (0, [])
 
+    def test_what_a_lost_up_left_is_removed(self, zcache: Zcache, directory: Path) -> None:
+        directory.mkdir()
+        assert zcache("-s", "local", "down").code == 0
+        assert not directory.exists()
+        directory.mkdir()
+        (directory / "zcached.new-1").touch()
+        assert zcache("-s", "local", "down").code == 0
+        assert not directory.exists()
+
+    def test_a_directory_of_others_stays(self, zcache: Zcache, directory: Path) -> None:
+        directory.mkdir()
+        (directory / "mine").touch()
+        assert zcache("-s", "local", "down", "--json").json["removed"] == []
+        assert (directory / "mine").exists()
+
     def test_files_of_others_stay(self, up: Callable[..., Result], zcache: Zcache, directory: Path) -> None:
         up()
         (directory / "mine").touch()

@@ -153,6 +153,18 @@ def test_a_device_that_falls_silent_in_the_middle_of_a_command(environment: pyte
     assert caught.value.name == "timeout"
 
 
+@pytest.mark.parametrize(("devices", "name"), [("", "no_device"), ("emulator-1 offline\n", "offline")])
+def test_a_stream_that_ends_with_its_device(environment: pytest.MonkeyPatch, devices: str, name: str) -> None:
+    with FakeAdb(devices=devices).running() as fake, pytest.raises(NoDevice) as caught:
+        transport(fake, environment).open_socket("@x").read(1)
+    assert caught.value.name == name
+
+
+def test_a_stream_that_ends_by_itself(environment: pytest.MonkeyPatch) -> None:
+    with FakeAdb(devices=ONE).running() as fake:
+        assert transport(fake, environment).open_socket("@x").read(1) == b""
+
+
 def test_what_the_device_says_of_a_push_is_kept(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(200_000))

@@ -159,9 +159,9 @@ def log(session: Session, lines: int, follow: bool) -> None:
     """Show the daemon's log, also that of one that has died."""
     there = find_all(session.transport)
     chosen = next((daemon for daemon in there if daemon.alive), there[0] if there else None)
-    if not chosen:
+    shown = chosen.read_log() if chosen else ""
+    if not chosen or not (shown or chosen.alive):
         raise DaemonAbsent(f"{session.transport.serial}: no daemon ran, so there is no log", hint="zcache up starts it")
-    shown = chosen.read_log()
     last = shown.splitlines()[-lines:] if lines else []
     _print_log(session, last, follow)
     while follow:

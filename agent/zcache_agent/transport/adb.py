@@ -264,7 +264,11 @@ class AdbTransport:
 
     def _open_stream(self, service: str) -> ByteStream:
         wire = self._open(service, Deadline(self.timeout, self.serial))
-        return SocketStream(wire.connection.conn, self.serial, self.timeout)
+        return SocketStream(wire.connection.conn, self.serial, self.timeout, at_end=self._check_present)
+
+    def _check_present(self) -> None:
+        """adb ends a stream in the same way whether its service ended or the device has gone."""
+        self._server.choose(self.serial)
 
     def _open(self, service: str, deadline: Deadline) -> "_Wire":
         connection = self._server.connect(deadline)

@@ -118,11 +118,21 @@ class Deadline:
 class SocketStream:
     """A ByteStream over a connected socket."""
 
-    def __init__(self, connection: socket.socket, serial: str, timeout: float, unix: bool = False) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        serial: str,
+        timeout: float,
+        *,
+        unix: bool = False,
+        at_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`at_end` is called when the other side has ended; it raises NoDevice if the device has gone with it."""
         self._connection = connection
         self._serial = serial
         self._timeout = timeout
         self._unix = unix
+        self._at_end = at_end
 
     @property
     def unix(self) -> socket.socket | None:
@@ -132,11 +142,14 @@ class SocketStream:
         deadline = Deadline(self._timeout, self._serial)
         try:
             self._connection.settimeout(deadline.remaining())
-            return self._connection.recv(size)
+            data = self._connection.recv(size)
         except TimeoutError:
             raise deadline.expired() from None
         except OSError as error:
             raise lost(self._serial, error) from error
+        if not data:
+            self._at_end()
+        return data
 
     def write(self, data: bytes) -> None:
         deadline = Deadline(self._timeout, self._serial)
