@@ -10,7 +10,7 @@ ABIS := host arm64-v8a armeabi-v7a x86_64
 BINARIES := agent/zcache_agent/_bin
 JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 NATIVE = $(MAKE) --no-print-directory $(JOBS) -f native/Makefile PYTHON=$(PYTHON)
-DEVICE ?= arm64
+DEVICE ?=
 
 .PHONY: help
 help: ## list the targets
@@ -62,9 +62,9 @@ format: $(VENV)/.stamp ## put C and Python into the project's style
 	$(VENV)/bin/clang-format -i $$(git ls-files -co --exclude-standard '*.[ch]')
 
 .PHONY: emulator-up emulator-down
-emulator-up: build ## boot the emulated device DEVICE (arm64, arm64-root, arm64-16k)
+emulator-up: build ## boot an emulated device: DEVICE=arm64, arm64-root or arm64-16k
 	$(PYTHON) -m tools.emulator up $(DEVICE)
-emulator-down: $(VENV)/.stamp ## stop it
+emulator-down: $(VENV)/.stamp ## stop DEVICE, or all
 	$(PYTHON) -m tools.emulator down $(DEVICE)
 
 .PHONY: bench

@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Timings, as one JSON object on standard output. FILE is raw pages; same-filled ones are left out.
+ *
+ *   zc_bench inproc FILE PAGE_SIZE ROUNDS   LZ4 alone and the store, in turns, on the same pages
+ *   zc_bench socket FILE DIR POOL ROUNDS    LZ4 alone and a daemon's pool through its data socket
+ *   zc_bench scale FILE PAGE_SIZE COUNT     put and get with COUNT distinct pages stored, random keys
+ *   zc_bench used FILE PAGE_SIZE            used_bytes against the OS's count, with >= 64 MiB stored
+ *
+ * LZ4 alone is the store's own codec, state reused, into one packed buffer that is resident before.
+ * Times are nanoseconds a page, one number a round.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <zcache/store.h>
+
+#include "base/base.h"
+#include "codec/codec.h"
+#include "zcached/client.h"
+
+#define BATCH 32u
+#define IN_FLIGHT 4u
+#define GET_SLOTS (BATCH * IN_FLIGHT)
+#define PROBES 100000u /* puts and gets timed at a scale */
+#define USED_BYTES (UINT64_C(96) << 20)
+
+struct pages {
+    size_t page_size, count;
+    char *bytes;
+};
+
+struct packed {
+    const struct zc_codec *codec;
+    void *state;
+    char *bytes; /* zpages one after another */
+    uint32_t *sizes;
+};
+
+static _Noreturn void die(const char *what, const char *value)
+{
+    fprintf(stderr, "zc_bench: %s: %s\n", value, what);
+    exit(1);
+}
+
+static double now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static char *page_at(const struct pages *pages, size_t i)
+{
+    return pages->bytes + i * pages->page_size;
+}
+
+static void load(struct pages *pages, const char *path, size_t page_size, size_t most)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0 || fstat(fd, &st) != 0)
+        die(strerror(errno), path);
+    pages->page_size = page_size;
+    pages->bytes = aligned_alloc(page_size, zc_max((size_t)st.st_size, page_size));
+    for (;;) {
+        char *page = page_at(pages, pages->count);
+        if (pages->count == most || read(fd, page, page_size) != (ssize_t)page_size)
+            break;
+        if (memcmp(page, page + 8, page_size - 8) != 0)
+            pages->count++;
+    }
+    close(fd);
+    if (!pages->count)
+        die("it has no page", path);
+}
+
+/* ---- LZ4 alone ---- */
+
+static void packed_init(struct packed *packed, const struct pages *pages)
+{
+    packed->codec = zc_codec_find("lz4");
+    packed->state = malloc(packed->codec->state_size);
+    packed->codec->init(packed->state);
+    size_t room = pages->count * packed->codec->bound(pages->page_size);
+    packed->bytes = malloc(room);
+    memset(packed->bytes, 1, room);
+    packed->sizes = malloc(pages->count * sizeof(*packed->sizes));
+}
+
+static double packed_put(struct packed *packed, const struct pages *pages)
+{
+    char *to = packed->bytes;
+    double start = now_ns();
+
+    for (size_t i = 0; i < pages->count; i++) {
+        packed->sizes[i] = (uint32_t)packed->codec->compress(packed->state, page_at(pages, i),
+                                                             pages->page_size, to);
+        to += packed->sizes[i];
+    }
+    return (now_ns() - start) / (double)pages->count;
+}
+
+static double packed_get(const struct packed *packed, const struct pages *pages, char *page)
+{
+    const char *from = packed->bytes;
+    double start = now_ns();
+
+    for (size_t i = 0; i < pages->count; i++) {
+        if (packed->codec->decompress(from, packed->sizes[i], page, pages->page_size) != 0)
+            die("it does not decompress", "lz4");
+        from += packed->sizes[i];
+    }
+    return (now_ns() - start) / (double)pages->count;
+}
+
+/* Leaves only pages that the default thresholds keep, so that both sides work on the same ones. */
+static void keep_stored(struct pages *pages)
+{
+    struct packed packed;
+    size_t kept = 0;
+
+    packed_init(&packed, pages);
+    packed_put(&packed, pages);
+    for (size_t i = 0; i < pages->count; i++) {
+        if (packed.sizes[i] <= pages->page_size / 8 * 7)
+            memmove(page_at(pages, kept++), page_at(pages, i), pages->page_size);
+    }
+    pages->count = kept;
+    free(packed.bytes);
+    free(packed.state);
+    free(packed.sizes);
+}
+
+/* ---- the store ---- */
+
+static zc_store *open_store(size_t page_size)
+{
+    struct zc_store_config config = {.page_size = (uint32_t)page_size, .limit = UINT64_C(1) << 40};
+    zc_store *store;
+
+    if (zc_store_create(&config, &store) != 0)
+        die("no store of that page size", "page size");
+    return store;
+}
+
+static zc_pool *open_pool(zc_store *store)
+{
+    struct zc_pool_config config = {.name = "bench", .kind = ZC_PERSISTENT};
+    zc_pool *pool;
+
+    if (zc_pool_create(store, &config, &pool) != 0)
+        die("cannot be created", "pool");
+    zc_pool_set_param(pool, "zv_max_mean_zsize", "100%");
+    zc_pool_set_param(pool, "zv_page_count_policy_percent", "100");
+    return pool;
+}
+
+static double store_put(zc_pool *pool, const struct pages *pages)
+{
+    struct zc_key keys[BATCH];
+    const void *list[BATCH];
+    int32_t results[BATCH];
+    double start = now_ns();
+
+    for (size_t i = 0; i < pages->count; i += BATCH) {
+        size_t count = zc_min(BATCH, pages->count - i);
+        for (size_t k = 0; k < count; k++) {
+            keys[k] = (struct zc_key){.object = 1, .index = (uint32_t)(i + k)};
+            list[k] = page_at(pages, i + k);
+        }
+        zc_put_batch(pool, keys, list, count, results, NULL);
+    }
+    return (now_ns() - start) / (double)pages->count;
+}
+
+static double store_get(zc_pool *pool, const struct pages *pages, char *page)
+{
+    struct zc_key keys[BATCH];
+    void *list[BATCH];
+    int32_t results[BATCH];
+    double start = now_ns();
+
+    for (size_t i = 0; i < pages->count; i += BATCH) {
+        size_t count = zc_min(BATCH, pages->count - i);
+        for (size_t k = 0; k < count; k++) {
+            keys[k] = (struct zc_key){.object = 1, .index = (uint32_t)(i + k)};
+            list[k] = page;
+        }
+        zc_get_batch(pool, keys, list, count, ZC_GET_PEEK, results);
+        for (size_t k = 0; k < count; k++) {
+            if (results[k] != 0)
+                die("a stored page is not there", "store");
+        }
+    }
+    return (now_ns() - start) / (double)pages->count;
+}
+
+static void print_series(const char *name, const double *series, size_t count)
+{
+    printf("\"%s\": [", name);
+    for (size_t i = 0; i < count; i++)
+        printf("%s%.1f", i ? ", " : "", series[i]);
+    printf("], ");
+}
+
+static void inproc(const char *file, size_t page_size, size_t rounds)
+{
+    struct pages pages = {0};
+    struct packed packed;
+    double *series = calloc(4 * rounds, sizeof(*series));
+    struct zc_pool_stats stats;
+
+    load(&pages, file, page_size, SIZE_MAX);
+    keep_stored(&pages);
+    packed_init(&packed, &pages);
+    char *page = aligned_alloc(page_size, page_size);
+    zc_store *store = open_store(page_size);
+    for (size_t r = 0; r < rounds; r++) {
+        zc_pool *pool = open_pool(store);
+        series[r] = packed_put(&packed, &pages);
+        series[rounds + r] = store_put(pool, &pages);
+        series[2 * rounds + r] = packed_get(&packed, &pages, page);
+        series[3 * rounds + r] = store_get(pool, &pages, page);
+        zc_pool_get_stats(pool, &stats);
+        zc_pool_destroy(pool);
+        zc_pool_release(pool);
+    }
+    printf("{");
+    print_series("lz4_put_ns", series, rounds);
+    print_series("store_put_ns", series + rounds, rounds);
+    print_series("lz4_get_ns", series + 2 * rounds, rounds);
+    print_series("store_get_ns", series + 3 * rounds, rounds);
+    printf("\"pages\": %zu, \"zbytes\": %" PRIu64 ", \"frames\": %" PRIu64
+           ", \"metadata_bytes\": %" PRIu64 "}\n",
+           pages.count, stats.zbytes, stats.frames, stats.metadata_bytes);
+    zc_store_destroy(store);
+}
+
+/* ---- the socket ---- */
+
+/* All pages by batches, up to IN_FLIGHT under way; puts come from their own slots. */
+static double socket_walk(struct zc_client *client, enum zc_op op, uint32_t pool, size_t pages)
+{
+    struct zc_result results[BATCH];
+    size_t batches = zc_div_up(pages, BATCH);
+    double start = now_ns();
+
+    for (size_t sent = 0, received = 0; received < batches;) {
+        while (sent < batches && sent - received < IN_FLIGHT) {
+            struct zc_wire_key key = {.object = 1, .index = (uint32_t)(sent * BATCH), .pool = pool};
+            size_t slot = op == ZC_OP_PUT ? GET_SLOTS + sent * BATCH : sent % IN_FLIGHT * BATCH;
+            if (zc_client_send(client, op, op == ZC_OP_GET ? ZC_F_PEEK : 0, &key, slot,
+                               zc_min(BATCH, pages - sent * BATCH)) != 0)
+                die("it does not take a request", "socket");
+            sent++;
+        }
+        size_t count = zc_min(BATCH, pages - received * BATCH);
+        if (zc_client_receive(client, results, count, NULL) != 0)
+            die("it does not answer", "socket");
+        for (size_t i = 0; i < count; i++) {
+            if (results[i].status != 0)
+                die("a page was refused or lost", "socket");
+        }
+        received++;
+    }
+    return (now_ns() - start) / (double)pages;
+}
+
+static void over_socket(const char *file, const char *dir, const char *name, size_t rounds)
+{
+    struct pages pages = {0};
+    struct packed packed;
+    struct zc_client client;
+    struct zc_result result;
+    double *series = calloc(4 * rounds, sizeof(*series));
+    uint32_t pool;
+
+    load(&pages, file, (size_t)sysconf(_SC_PAGESIZE), 12000);
+    keep_stored(&pages);
+    packed_init(&packed, &pages);
+    char *page = aligned_alloc(pages.page_size, pages.page_size);
+    if (zc_client_open(&client, dir, GET_SLOTS + pages.count) != 0 ||
+        zc_client_pool(&client, name, &pool) != 0)
+        die("no daemon, or no such pool", dir);
+    memcpy(client.segment + GET_SLOTS * client.page_size, pages.bytes,
+           pages.count * pages.page_size);
+
+    struct zc_wire_key key = {.object = 1, .pool = pool};
+    for (size_t r = 0; r < rounds; r++) {
+        series[r] = packed_put(&packed, &pages);
+        series[rounds + r] = socket_walk(&client, ZC_OP_PUT, pool, pages.count);
+        series[2 * rounds + r] = packed_get(&packed, &pages, page);
+        series[3 * rounds + r] = socket_walk(&client, ZC_OP_GET, pool, pages.count);
+        zc_client_send(&client, ZC_OP_FLUSH_OBJECT, 0, &key, 0, 1);
+        zc_client_receive(&client, &result, 1, NULL);
+    }
+    printf("{");
+    print_series("lz4_put_ns", series, rounds);
+    print_series("socket_put_ns", series + rounds, rounds);
+    print_series("lz4_get_ns", series + 2 * rounds, rounds);
+    print_series("socket_get_ns", series + 3 * rounds, rounds);
+    printf("\"pages\": %zu}\n", pages.count);
+    zc_client_close(&client);
+}
+
+/* ---- scale ---- */
+
+/* Page `i` of any number of distinct ones: a real page with its number stamped into it. */
+static const char *distinct(const struct pages *pages, uint64_t i, char *page)
+{
+    memcpy(page, page_at(pages, i % pages->count), pages->page_size);
+    for (size_t at = 0; at < pages->page_size; at += 1024)
+        memcpy(page + at, &i, sizeof(i));
+    return page;
+}
+
+/* Distinct for distinct i: zc_mix64 is a bijection, and its bits are split over the key. */
+static void key_of(uint64_t i, uint64_t *object, uint32_t *index)
+{
+    uint64_t mixed = zc_mix64(i + 1);
+
+    *object = mixed >> 32 & 3;
+    *index = (uint32_t)mixed;
+}
+
+static double put_range(zc_pool *pool, const struct pages *pages, char *page, uint64_t from,
+                        uint64_t to)
+{
+    double spent = 0;
+    uint64_t object;
+    uint32_t index;
+
+    for (uint64_t i = from; i < to; i++) {
+        distinct(pages, i, page);
+        key_of(i, &object, &index);
+        double start = now_ns();
+        zc_put(pool, object, index, page, NULL);
+        spent += now_ns() - start;
+    }
+    return to > from ? spent / (double)(to - from) : 0;
+}
+
+static void scale(const char *file, size_t page_size, uint64_t count)
+{
+    struct pages pages = {0};
+    struct zc_pool_stats stats;
+    uint64_t object, probes = zc_min(PROBES, count / 2), found = 0;
+    uint32_t index;
+
+    load(&pages, file, page_size, 2000);
+    keep_stored(&pages);
+    char *page = aligned_alloc(page_size, page_size);
+    zc_store *store = open_store(page_size);
+    zc_pool *pool = open_pool(store);
+    put_range(pool, &pages, page, 0, count - probes);
+    double put_ns = put_range(pool, &pages, page, count - probes, count);
+
+    double start = now_ns();
+    for (uint64_t i = 0; i < PROBES; i++) {
+        key_of(zc_mix64(i) % count, &object, &index);
+        found += zc_get(pool, object, index, page, ZC_GET_PEEK) == 0;
+    }
+    double get_ns = (now_ns() - start) / PROBES;
+    zc_pool_get_stats(pool, &stats);
+    printf("{\"count\": %" PRIu64 ", \"put_ns\": %.1f, \"get_ns\": %.1f, \"found\": %" PRIu64
+           ", \"zpages\": %" PRIu64 ", \"frames\": %" PRIu64 ", \"metadata_bytes\": %" PRIu64 "}\n",
+           count, put_ns, get_ns, found, stats.zpages, stats.frames, stats.metadata_bytes);
+    zc_pool_destroy(pool);
+    zc_pool_release(pool);
+    zc_store_destroy(store);
+}
+
+/* ---- used_bytes ---- */
+
+static uint64_t os_bytes(void)
+{
+    char line[256];
+    uint64_t kb = 0, value;
+    FILE *file = fopen("/proc/self/smaps_rollup", "re");
+
+    while (file && fgets(line, sizeof(line), file)) {
+        if (sscanf(line, "Pss: %" SCNu64, &value) == 1 ||
+            sscanf(line, "SwapPss: %" SCNu64, &value) == 1)
+            kb += value;
+    }
+    if (file)
+        fclose(file);
+    return kb * 1024;
+}
+
+static void used(const char *file, size_t page_size)
+{
+    struct pages pages = {0};
+    struct zc_store_stats before, full, after;
+
+    load(&pages, file, page_size, SIZE_MAX);
+    keep_stored(&pages);
+    char *page = aligned_alloc(page_size, page_size);
+    zc_store *store = open_store(page_size);
+    zc_pool *pool = open_pool(store);
+    put_range(pool, &pages, page, 0, 1);
+    zc_flush_object(pool, 0);
+    uint64_t os_before = os_bytes();
+    zc_store_get_stats(store, &before);
+    uint64_t i = 0;
+    do {
+        put_range(pool, &pages, page, i, i + 1000);
+        i += 1000;
+        zc_store_get_stats(store, &full);
+    } while (full.used_bytes < USED_BYTES);
+    uint64_t os_full = os_bytes();
+    for (uint64_t object = 0; object < 4; object++)
+        zc_flush_object(pool, object);
+    uint64_t os_after = os_bytes();
+    zc_store_get_stats(store, &after);
+    printf("{\"used_bytes\": %" PRIu64 ", \"os_bytes\": %" PRId64 ", \"left_used_bytes\": %" PRIu64
+           ", \"left_os_bytes\": %" PRId64 "}\n",
+           full.used_bytes - before.used_bytes, (int64_t)(os_full - os_before), after.used_bytes,
+           (int64_t)(os_after - os_before));
+    zc_pool_destroy(pool);
+    zc_pool_release(pool);
+    zc_store_destroy(store);
+}
+
+int main(int argc, char **argv)
+{
+    const char *command = argc > 2 ? argv[1] : "";
+
+    if (strcmp(command, "inproc") == 0 && argc == 5)
+        inproc(argv[2], strtoul(argv[3], NULL, 10), strtoul(argv[4], NULL, 10));
+    else if (strcmp(command, "socket") == 0 && argc == 6)
+        over_socket(argv[2], argv[3], argv[4], strtoul(argv[5], NULL, 10));
+    else if (strcmp(command, "scale") == 0 && argc == 5)
+        scale(argv[2], strtoul(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
+    else if (strcmp(command, "used") == 0 && argc == 4)
+        used(argv[2], strtoul(argv[3], NULL, 10));
+    else
+        die("inproc, socket, scale or used, see the source", "usage");
+    return 0;
+}
