@@ -72,8 +72,8 @@ def scale(facts: dict[str, Any]) -> str:
 
 
 def used(facts: dict[str, Any]) -> str:
-    text = "\n## used_bytes against the OS\n\nGrowth over the empty store, of `used_bytes` and of Pss + SwapPss, and what is\n"
-    text += "left after everything was flushed. Aims: within 2 %; within 4 MiB.\n\n"
+    text = "\n## used_bytes against the OS\n\nGrowth over the empty store, of `used_bytes` and of Pss + SwapPss, and\n"
+    text += "what is left after everything was flushed. Aims: within 2 %; within 4 MiB.\n\n"
     text += "| page size | used_bytes | OS | difference | left, OS |\n|--:|--:|--:|--:|--:|\n"
     for page_size, f in facts.items():
         difference = 100 * (f["used_bytes"] / f["os_bytes"] - 1)

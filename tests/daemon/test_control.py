@@ -64,8 +64,10 @@ def test_set_is_all_or_none(daemon: Daemon) -> None:
         ("set abi 2", "EACCES"), ("set params/limit", "EINVAL"), ('set params/limit "1', "EINVAL"),
         ("set pools 1", "EACCES"), ("set pools/create name=x", "EINVAL"), ("list abi", "ENOTDIR"),
         ("set pools/create name=x kind=liquid", "EINVAL"), ("set pools/create name=.x kind=ephemeral", "EINVAL"),
-        ("set pools/create name=x kind=ephemeral codec=zip", "EINVAL"), ("set pools/create name= kind=ephemeral", "EINVAL"),
-        ("set pools/create name=x kind=ephemeral size=3", "EINVAL"), ("set pools/create name=a/b kind=ephemeral", "EINVAL"),
+        ("set pools/create name=x kind=ephemeral codec=zip", "EINVAL"),
+        ("set pools/create name= kind=ephemeral", "EINVAL"),
+        ("set pools/create name=x kind=ephemeral size=3", "EINVAL"),
+        ("set pools/create name=a/b kind=ephemeral", "EINVAL"),
         ("get abi\t", "EINVAL"), ("get \x00", "EINVAL"), ("get ü", "EINVAL"), ("get \x1b[2J", "EINVAL"),
         ("set params/limit 1", "ERANGE"), ("set params/limit 99999999999999999999", "EINVAL"),
         ("set params/reserve 99999999999", "ERANGE"), ("describe nowhere", "ENOENT"), ("dump nowhere", "ENOENT"),
@@ -122,8 +124,7 @@ def test_answers_that_nobody_reads_do_not_grow_the_daemon(host_daemon: Daemon) -
     with host_daemon.connect("control") as sock:
         sock.settimeout(1)
         with pytest.raises(TimeoutError):
-            for _ in range(100_000):
-                sock.sendall(b"describe\n" * 100)
+            sock.sendall(b"describe\n" * 10_000_000)
         assert host_daemon.resident() - before < 2 * 1024 * 1024
 
 

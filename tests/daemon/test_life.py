@@ -125,16 +125,8 @@ def test_replay_of_a_process_that_ends_meanwhile(host_daemon: Daemon) -> None:
     with subprocess.Popen(["python3", "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        command = [
-            host_daemon.program,
-            "replay",
-            "--dir",
-            host_daemon.directory,
-            "--pool",
-            "p",
-            "--pid",
-            str(process.pid),
-        ]
+        words = ["replay", "--dir", host_daemon.directory, "--pool", "p", "--pid", process.pid]
+        command = [str(word) for word in (host_daemon.program, *words)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as replay:
             assert replay.stdout
             assert replay.stderr
