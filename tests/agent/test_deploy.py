@@ -11,16 +11,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.agent.conftest import Result, Zcache, fails
+from zcache_agent import deploy
 from zcache_agent.binary import BUNDLED, DeployFailed, choose_binary, read_binary
+from zcache_agent.deploy import Options
 from zcache_agent.device import Device, look
 from zcache_agent.errors import Usage
 from zcache_agent.lock import alone_on
+from zcache_agent.transport.base import Completed, Progress
 from zcache_agent.transport.local import LocalTransport
 
 FILES = {"zcached", "zcached.lock", "zcached.state", "zcached.log", "control.sock", "data.sock"}
@@ -144,6 +147,61 @@ class TestUp:
         assert one["pid"] != other["pid"]
         assert zcache("-s", second, "down").code == 0
         assert zcache("-s", "local", "status").code == 0
+
+
+class Faulty(LocalTransport):
+    """This machine with a fault, which no real one has when it is wanted."""
+
+    damages = False
+    lacks = "\0"
+
+    def push(self, source: Path, target: str, mode: int, progress: Progress | None = None) -> None:
+        super().push(source, target, mode, progress)
+        if self.damages:
+            with Path(target).open("r+b") as file:
+                file.seek(1000)
+                file.write(b"damage")
+
+    def run(self, argv: Sequence[str], *, timeout: float | None = None) -> Completed:
+        if any(self.lacks in word for word in argv):
+            return Completed(127, b"", b"not found")
+        return super().run(argv, timeout=timeout)
+
+
+class TestFaults:
+    @pytest.fixture
+    def transport(self, directory: Path) -> Iterator[Faulty]:
+        transport = Faulty(str(directory))
+        yield transport
+        transport.lacks = "\0"
+        deploy.down(transport, force=True)
+
+    def test_a_damaged_copy_is_not_started(self, transport: Faulty, directory: Path) -> None:
+        transport.damages = True
+        with pytest.raises(DeployFailed, match="damaged"):
+            deploy.up(transport, Options())
+        assert not directory.exists()
+
+    @pytest.mark.parametrize("tool", ["sha256sum", "df"])
+    def test_a_device_without_a_tool(self, transport: Faulty, tool: str) -> None:
+        transport.lacks = tool
+        assert deploy.up(transport, Options()).changed
+
+    def test_a_damaged_copy_is_seen_without_a_tool_too(self, transport: Faulty, directory: Path) -> None:
+        transport.lacks, transport.damages = "sha256sum", True
+        with pytest.raises(DeployFailed, match="damaged"):
+            deploy.up(transport, Options())
+        assert not directory.exists()
+
+    @pytest.mark.parametrize("moment", ["looking at the device", "copying", "verifying", "starting"])
+    def test_interrupted_in_the_middle(self, transport: Faulty, directory: Path, moment: str) -> None:
+        def step(part: float, what: str) -> None:
+            if what == moment:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            deploy.up(transport, Options(), step)
+        assert not directory.exists()
 
 
 class TestDown:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.agent.conftest import Zcache, fails, free_port
 from tests.agent.fake_adb import FakeAdb, shell_packet
-from zcache_agent.errors import NoDevice, Usage, ZcacheError
+from zcache_agent.errors import DaemonAbsent, NoDevice, Usage, ZcacheError
 from zcache_agent.transport.adb import AdbDevice, AdbServer, AdbTransport
 
 ONE = "emulator-1   device product:x model:Pixel_9 device:y transport_id:3\n"
@@ -163,6 +163,24 @@ def test_a_stream_that_ends_with_its_device(environment: pytest.MonkeyPatch, dev
 def test_a_stream_that_ends_by_itself(environment: pytest.MonkeyPatch) -> None:
     with FakeAdb(devices=ONE).running() as fake:
         assert transport(fake, environment).open_socket("@x").read(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("said", "fails"),
+    [
+        (b"adbd is already running as root\n", False),
+        (b"restarting adbd as root\n", False),
+        (b"adbd cannot run as root in production builds\n", True),
+    ],
+)
+def test_adb_root(environment: pytest.MonkeyPatch, said: bytes, fails: bool) -> None:
+    id_root = shell_packet(1, b"0\n") + shell_packet(3, b"\0")
+    with FakeAdb(devices=ONE, services={"root:": said, "shell,v2,raw:id": id_root}).running() as fake:
+        if not fails:
+            transport(fake, environment).restart_as_root()
+            return
+        with pytest.raises(DaemonAbsent, match="production builds"):
+            transport(fake, environment).restart_as_root()
 
 
 def test_what_the_device_says_of_a_push_is_kept(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

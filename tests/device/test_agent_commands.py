@@ -118,6 +118,7 @@ class TestUnprivileged:
     def test_root_that_is_not_to_be_had(self, zcache: Zcache, transport: Transport) -> None:
         assert find_root(transport, 2000).rights is None
         fails(zcache("up", "--root"), 4, "no root", "su -c", "su 0")
+        fails(zcache("up", "--adb-root"), 4, "adb root", "cannot")
         assert left_on(transport) == ""
 
     def test_armv7_on_armv8(self, zcache: Zcache) -> None:

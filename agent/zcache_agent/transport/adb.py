@@ -182,12 +182,18 @@ class AdbTransport:
     def restart_as_root(self) -> None:
         """What `adb root` does. Ends the connections of everybody to this device, and what adbd keeps alive."""
         deadline = Deadline(self.timeout, self.serial)
-        with self._open("root:", deadline) as wire:
-            said = wire.read_to_end().decode(errors="replace").strip()
+        try:
+            with self._open("root:", deadline) as wire:
+                said = wire.read_to_end().decode(errors="replace").strip()
+        except NoDevice as error:
+            if error.name != "lost":
+                raise
+            self._check_present()
+            said = "its adbd cannot"
         if "already" in said:
             return
         if "restarting" not in said:
-            raise NoDevice(f"{self.serial}: adb root: {said}", name="no_root", hint="its adbd cannot become root")
+            raise DaemonAbsent(f"{self.serial}: adb root: {said}", name="no_root", hint="leave out --adb-root")
         while True:
             time.sleep(min(0.5, deadline.remaining()))
             with contextlib.suppress(NoDevice):
