@@ -6,13 +6,13 @@ import json
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from .control import ControlClient
 from .daemon import Daemon
-from .errors import CheckFailed, DaemonAbsent, ProtocolError, Refused, ZcacheError
+from .errors import CheckFailed, DaemonAbsent, NoDevice, ProtocolError, Refused, ZcacheError
 from .pages import ENOENT, PagesClient, Pending, Pool, Refusal, Results, Run
 from .sources import Source
 from .transport.base import ByteStream
@@ -89,19 +89,40 @@ def replay_source(
     However it ends otherwise, the object is flushed if the daemon can still be reached.
     """
     object_id = secrets.randbits(64)
-    with connect(daemon) as client:
+    with _lost_devices_named(daemon), connect(daemon) as client:
         where = client.pool(pool)
         try:
             report = Replay(client, where, object_id, source, progress).run()
             _measure(control, pool, client.hello.page_size, report)
             if not keep:
                 _flush(client, where, object_id)
-        except BaseException:
+        except BaseException as error:
             client.close()  # perhaps in the middle of an answer: of no use any more
-            with suppress(ZcacheError), connect(daemon) as fresh:
-                _flush(fresh, where, object_id)
+            if not _flush_again(daemon, where, object_id, error) and isinstance(error, NoDevice):
+                hint = f"pool {pool} may still hold what was stored: zcache pool destroy {pool} forgets it"
+                raise NoDevice(error.message, name=error.name, hint=hint) from error
             raise
     return report
+
+
+def _flush_again(daemon: Daemon, pool: Pool, object_id: int, error: BaseException) -> bool:
+    """By a new connection; not to a device that does not answer, which would take as long again."""
+    if isinstance(error, NoDevice) and error.name == "timeout":
+        return False
+    with suppress(ZcacheError), connect(daemon) as fresh:
+        _flush(fresh, pool, object_id)
+        return True
+    return False
+
+
+@contextmanager
+def _lost_devices_named(daemon: Daemon) -> Iterator[None]:
+    """A stream that ends does not say why: has the daemon ended, or is the device gone?"""
+    try:
+        yield
+    except DaemonAbsent:
+        daemon.transport.run(["true"])
+        raise
 
 
 def replay_process(
@@ -119,11 +140,10 @@ def replay_process(
     command = [daemon.program, "replay", "--dir", daemon.directory]
     command += ["--pool", pool, "--pid", str(pid), *(["--keep"] if keep else [])]
     script = '"$@" 2>&1; echo "ended $?"'
-    stream = daemon.transport.open_command(daemon.rights.wrap(["sh", "-c", script, "sh", *command]))
-    try:
-        return _follow(stream, progress)
-    finally:
-        stream.close()
+    with _lost_devices_named(daemon):
+        stream = daemon.transport.open_command(daemon.rights.wrap(["sh", "-c", script, "sh", *command]))
+        with closing(stream):
+            return _follow(stream, progress)
 
 
 def _follow(stream: ByteStream, progress: Progress) -> Report:

@@ -23,13 +23,13 @@ class Workload:
     """Programs that must be there."""
     script: str
     """$scale: how much to hold, 1 being a few megabytes. `hold COMMAND…` says its pid and becomes the
-    command. fd 8 is the script's stdout, fd 9 its stdin, inside a pipeline too."""
+    command. fd 8 is the script's stdout, fd 9 its stdin, inside a pipeline and the command too."""
 
 
 _PRELUDE = r"""
 scale=$1 python=$2 permit=$3
 exec 8>&1 9<&0 2>&1
-hold() { exec sh -c 'echo "pid $$" >&8; exec "$@"' sh ${python:+"$python" -c "$permit"} "$@"; }
+hold() { exec sh -c 'echo "pid $$" >&8; exec "$@"' sh ${python:+"$python" -c "$permit"} "$@" 8>&8 9<&9; }
 """
 
 # Where Yama guards processes, one must allow a process that is not its ancestor to read it.
@@ -41,7 +41,9 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 _LISTING = r"""
-listing() { find /usr /system /vendor /apex /etc /sys 2>/dev/null | head -c "$(($1 * scale))"; }
+listing() {
+    for round in 1 2 3; do find /usr /system /vendor /apex /etc /sys 2>/dev/null; done | head -c "$(($1 * scale))"
+}
 """
 
 WORKLOADS = (
