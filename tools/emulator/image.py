@@ -30,7 +30,7 @@ _MODULES = (
     "failover", "net_failover", "virtio_net", "virtio_blk", "loop", "nls_cp437", "nls_ascii", "nls_utf8", "vfat",
     "zsmalloc", "lz4_compress", "lz4hc_compress", "zram", "ublk_drv", "nbd",
 )  # fmt: skip
-_ACCOUNTS = "root::0:0:root:/root:/bin/sh\nshell::2000:2000:shell:/data/local/tmp:/bin/sh\n"
+_ACCOUNTS = "root::0:0:root:/:/bin/sh\nshell::2000:2000:shell:/data/local/tmp:/bin/sh\n"
 _GROUP = "root:x:0:\nshell:x:2000:\n"
 
 

@@ -4,7 +4,7 @@
 # zcache.root=1 (adbd stays root) and zcache.su=1 (the shell user finds a su).
 
 bb=/bin/busybox
-$bb mkdir -p /proc /sys /dev /tmp /run /mnt /root /system/xbin /data/local/tmp /data/misc/adb
+$bb mkdir -p /proc /sys /dev /tmp /run /mnt /system/xbin /data/local/tmp /data/misc/adb
 $bb mount -t proc proc /proc
 $bb mount -t sysfs sysfs /sys
 $bb mount -t devtmpfs devtmpfs /dev
