@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-import zcache_agent.cli
 from tests.agent.conftest import ZCACHE, Result, Zcache, fails
-from zcache_agent.cli import COMMANDS, main
+from zcache_agent.cli import COMMANDS, EXIT_BROKEN_PIPE, EXIT_INTERNAL, main
 from zcache_agent.cli.output import duration_text, size_text
 
 Local = Callable[..., Result]
@@ -232,9 +231,10 @@ class TestEnds:
     def test_a_reader_that_goes_away_is_no_error(self, local_daemon: Local, zcache: Zcache) -> None:
         for index in range(40):
             local_daemon("pool", "create", f"p{index}")
-        piped = f"{ZCACHE} -s local stats -w 0.1 | head -1"
-        ran = subprocess.run(["sh", "-c", piped], capture_output=True, env=zcache.environment, timeout=60, check=True)
-        assert ran.stderr == b""
+        for command, reader in (("stats -w 0.1", "head -1"), ("stats", "true"), ("--json stats", "true")):
+            piped = f"{ZCACHE} -s local {command} | {reader}; exit ${{PIPESTATUS[0]}}"
+            ran = subprocess.run(["bash", "-c", piped], capture_output=True, env=zcache.environment, timeout=60)
+            assert (ran.returncode, ran.stderr) == (EXIT_BROKEN_PIPE, b""), command
 
     def test_an_unforeseen_exception_is_one_line(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -245,9 +245,9 @@ class TestEnds:
             raise RuntimeError("boom")
 
         monkeypatch.setattr("zcache_agent.cli.session.open_transport", fail)
-        assert main(["-s", "local", "status"]) == zcache_agent.cli.EXIT_INTERNAL
+        assert main(["-s", "local", "status"]) == EXIT_INTERNAL
         assert capsys.readouterr().err.count("\n") == 1
-        assert main(["-s", "local", "status", "-v"]) == zcache_agent.cli.EXIT_INTERNAL
+        assert main(["-s", "local", "status", "-v"]) == EXIT_INTERNAL
         assert "RuntimeError: boom" in capsys.readouterr().err
 
 

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = zcache.main(words, prog_name="zcache", standalone_mode=False, obj=session)
             sys.stdout.flush()
             return code if isinstance(code, int) else 0
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the latter is what click makes of the former
         # Whoever read the output has gone; the interpreter's last flush must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
