@@ -35,10 +35,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
-    """A test parametrized with `target` is counted under that target."""
+    """A test parametrized with `target` or `device` is counted under that."""
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-            target = item.callspec.params.get("target")
+            target = item.callspec.params.get("target") or item.callspec.params.get("device")
             if target is not None:
                 item.user_properties.append(("target", str(target)))
 
