@@ -20,7 +20,7 @@ from .transport.base import ByteStream
 ABI = 1
 MAGIC = 0x3163637A
 MAX_BATCH = 1024
-MAX_PAYLOAD = 8 * 1024 * 1024
+MAX_PAYLOAD = 2 * 1024 * 1024
 _LARGE = 4096
 """A payload up to here fits any socket's buffer: sending it never waits for the other side."""
 

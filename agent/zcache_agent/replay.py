@@ -6,7 +6,7 @@ import json
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -89,7 +89,7 @@ def replay_source(
     However it ends otherwise, the object is flushed if the daemon can still be reached.
     """
     object_id = secrets.randbits(64)
-    with _lost_devices_named(daemon), connect(daemon) as client:
+    with connect(daemon) as client:
         where = client.pool(pool)
         try:
             report = Replay(client, where, object_id, source, progress).run()
@@ -115,16 +115,6 @@ def _flush_again(daemon: Daemon, pool: Pool, object_id: int, error: BaseExceptio
     return False
 
 
-@contextmanager
-def _lost_devices_named(daemon: Daemon) -> Iterator[None]:
-    """A stream that ends does not say why: has the daemon ended, or is the device gone?"""
-    try:
-        yield
-    except DaemonAbsent:
-        daemon.transport.run(["true"])
-        raise
-
-
 def replay_process(
     daemon: Daemon,
     pool: str,
@@ -140,10 +130,9 @@ def replay_process(
     command = [daemon.program, "replay", "--dir", daemon.directory]
     command += ["--pool", pool, "--pid", str(pid), *(["--keep"] if keep else [])]
     script = '"$@" 2>&1; echo "ended $?"'
-    with _lost_devices_named(daemon):
-        stream = daemon.transport.open_command(daemon.rights.wrap(["sh", "-c", script, "sh", *command]))
-        with closing(stream):
-            return _follow(stream, progress)
+    stream = daemon.transport.open_command(daemon.rights.wrap(["sh", "-c", script, "sh", *command]))
+    with closing(stream):
+        return _follow(stream, progress)
 
 
 def _follow(stream: ByteStream, progress: Progress) -> Report:

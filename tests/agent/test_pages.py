@@ -4,6 +4,7 @@
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.agent.conftest import Result
+from tests.support import ROOT
 from zcache_agent.daemon import Daemon, find
 from zcache_agent.errors import DaemonAbsent, NoDevice, ProtocolError, Refused, ZcacheError
 from zcache_agent.pages import (
@@ -22,23 +24,28 @@ from zcache_agent.pages import (
     HELLO,
     KEY,
     MAGIC,
+    MAX_BATCH,
+    MAX_PAYLOAD,
     POOL,
     REQUEST,
     RESULT,
     Answer,
     Flag,
+    Hello,
     Key,
     Kind,
     Op,
     PagesClient,
+    Pool,
     Refusal,
     Request,
     Results,
     Run,
 )
+from zcache_agent.transport.base import SocketStream
 from zcache_agent.transport.local import LocalTransport
 
-NATIVE = Path(__file__).parents[2] / "native"
+NATIVE = ROOT / "native"
 PAGE = 4096
 
 
@@ -47,7 +54,7 @@ def answer(op: Op, request_id: int, payload: bytes = b"", *, status: int = 0, co
     return header + payload
 
 
-def hello(page_size: int = PAGE, max_batch: int = 1024, max_payload: int = 8 << 20) -> bytes:
+def hello(page_size: int = PAGE, max_batch: int = 1024, max_payload: int = MAX_PAYLOAD) -> bytes:
     return answer(Op.HELLO, 1, HELLO.pack(ABI, page_size, max_batch, max_payload, b"0.1.0"))
 
 
@@ -88,6 +95,8 @@ def test_the_header_says_the_same() -> None:
     assert f"ZC_REFUSALS = {len(Refusal) + 1}," in store
     assert f"#define ZC_MAGIC {MAGIC:#x}u" in header
     assert f"#define ZC_ABI {ABI}u" in header
+    assert f"#define ZC_MAX_BATCH {MAX_BATCH}u" in header
+    assert f"#define ZC_MAX_PAYLOAD ({MAX_PAYLOAD >> 20}u * 1024 * 1024)" in header
     structures = {
         "zc_request": REQUEST,
         "zc_answer": ANSWER,
@@ -200,6 +209,38 @@ def test_no_large_request_goes_out_while_a_page_is_due() -> None:
 def test_wrong_page_sizes_are_caught_here() -> None:
     with client() as there, pytest.raises(ValueError, match="100 bytes"):
         there.put(Run(1, 1, 0, 1), [bytes(100)])
+
+
+def golden(name: str) -> dict[str, bytes]:
+    lines = (ROOT / f"tests/golden/{name}.txt").read_text().splitlines()
+    return {key: bytes.fromhex(value) for key, value in (line.split() for line in lines)}
+
+
+def test_each_op_sends_and_understands_the_golden_bytes() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"".join(golden("answers").values()))
+    page = b"\xab" * PAGE
+    with theirs, PagesClient(SocketStream(ours, "golden", 5, unix=True), window=1, batch=2) as there:
+        assert there.hello == Hello(1, PAGE, 1024, MAX_PAYLOAD, "0.1.0")
+        assert there.pool("golden") == Pool(1, Kind.persistent)
+        there.share_memory()
+        segment, there._segment = there._segment, None
+        assert there.put(Run(1, 9, 7, 1), [page]) == Results((0,), (0,), 0)
+        there._segment = segment
+        assert there.put(Run(1, 9, 8, 2), [b"one page" * 512, page]).detail == (0, 31)
+        there._segment = None
+        assert there.get(Run(1, 9, 7, 1), peek=True).pages == (page,)
+        there._segment = segment
+        assert there.get(Run(1, 9, 7, 2)).pages == (b"one page" * 512, page)  # as the put left it
+        keys = [Key(0x1122334455667788, 0x99AABBCC, 1), Key(5, 6, 2)]
+        assert there.flush_page(keys).status == (-ENOENT, -ENOENT)
+        assert there.flush_object(Run(1, 9, 0, 1)).detail == (3,)
+        assert there.destroy_pool(Run(1, 0, 0, 1)).status == (0,)
+        expected = b"".join(golden("requests").values())
+        received = b""
+        while len(received) < len(expected):
+            received += theirs.recv(len(expected) - len(received))
+        assert received == expected
 
 
 # --- the real daemon ----------------------------------------------------------------------------------------------

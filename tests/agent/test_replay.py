@@ -56,7 +56,7 @@ class WrongDaemon:
         results = b""
         pages = b""
         if op == Op.HELLO:
-            pages = HELLO.pack(ABI, PAGE, 1024, 8 << 20, b"1")
+            pages = HELLO.pack(ABI, PAGE, 1024, 1 << 20, b"1")
         elif op == Op.POOL:
             pages = POOL.pack(1, Kind.persistent)
         for at in range(index, index + count):
