@@ -86,7 +86,7 @@ def _cost(report: Report) -> RenderableType:
     ]
     if report.put_us is not None and report.get_us is not None:
         lines.append(f"put {report.put_us:.1f} µs, get {report.get_us:.1f} µs a page on the daemon's clock")
-    if report.transport_us is not None:
+    if report.transport_us:
         lines[-1] += f"; on the way {report.transport_us:.1f} µs"
     if report.tail_bytes:
         lines.append(f"{report.tail_bytes} bytes after the last whole page were left out")
