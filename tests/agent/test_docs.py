@@ -46,9 +46,8 @@ def shape(line: str) -> str:
     """What of a line must be the same in another run."""
     line = _NUMBER.sub("0", _PATH.sub("/", _BAR.sub(" ", line)))
     line = re.sub(r"\b(KiB|MiB|GiB|B)\b", "B", line)
-    line = line.replace(
-        ", mean_compress_poor 0", ""
-    )  # which of the two counts a refusal is a matter of the machine's files
+    # Elsewhere the files are others, and this may count some of the refusals.
+    line = line.replace(", mean_compress_poor 0", "")
     return " ".join(line.split())
 
 
