@@ -60,7 +60,7 @@ def medians(facts: dict[str, Any]) -> dict[str, Any]:
         where, _, rest = name.partition("_")
         if isinstance(value, list) and where != "lz4":
             pairs = zip(value, facts[f"lz4_{rest}"], strict=True)
-            result[f"{rest.removesuffix('_ns')}_ratio"] = round(statistics.median(a / b for a, b in pairs), 3)
+            result[f"{name.removesuffix('_ns')}_ratio"] = round(statistics.median(a / b for a, b in pairs), 3)
     return result
 
 

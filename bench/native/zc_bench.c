@@ -2,7 +2,8 @@
 /*
  * Timings, as one JSON object on standard output. FILE is raw pages; same-filled ones are left out.
  *
- *   zc_bench inproc FILE PAGE_SIZE ROUNDS   LZ4 alone and the store, in turns, on the same pages
+ *   zc_bench inproc FILE PAGE_SIZE ROUNDS   LZ4 alone and the store, in turns, on the same pages;
+ *                                           "again": over the pages already there, memory in use
  *   zc_bench socket FILE DIR POOL ROUNDS    LZ4 alone and a daemon's pool through its data socket
  *   zc_bench scale FILE PAGE_SIZE COUNT     put and get with COUNT distinct pages stored, random keys
  *   zc_bench used FILE PAGE_SIZE            used_bytes against the OS's count, with >= 64 MiB stored
@@ -217,7 +218,7 @@ static void inproc(const char *file, size_t page_size, size_t rounds)
 {
     struct pages pages = {0};
     struct packed packed;
-    double *series = calloc(4 * rounds, sizeof(*series));
+    double *series = calloc(5 * rounds, sizeof(*series));
     struct zc_pool_stats stats;
 
     load(&pages, file, page_size, SIZE_MAX);
@@ -231,6 +232,7 @@ static void inproc(const char *file, size_t page_size, size_t rounds)
         series[rounds + r] = store_put(pool, &pages);
         series[2 * rounds + r] = packed_get(&packed, &pages, page);
         series[3 * rounds + r] = store_get(pool, &pages, page);
+        series[4 * rounds + r] = store_put(pool, &pages);
         zc_pool_get_stats(pool, &stats);
         zc_pool_destroy(pool);
         zc_pool_release(pool);
@@ -238,6 +240,7 @@ static void inproc(const char *file, size_t page_size, size_t rounds)
     printf("{");
     print_series("lz4_put_ns", series, rounds);
     print_series("store_put_ns", series + rounds, rounds);
+    print_series("again_put_ns", series + 4 * rounds, rounds);
     print_series("lz4_get_ns", series + 2 * rounds, rounds);
     print_series("store_get_ns", series + 3 * rounds, rounds);
     printf("\"pages\": %zu, \"zbytes\": %" PRIu64 ", \"frames\": %" PRIu64
