@@ -10,7 +10,7 @@ from tests.native.traces import TRACES, answers, comparable, page_size, requests
 from tests.support import BUILD
 from tools.emulator import Device
 
-OS_PAGE_SIZE = {"arm64": 4096, "arm64-root": 4096, "arm64-16k": 16384}
+OS_PAGE_SIZE = {"arm64": 4096, "arm64-16k": 16384}
 FOLDER = "/data/local/tmp/traces"
 
 
@@ -22,15 +22,14 @@ def folder(device: Device) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("abi", ["arm64-v8a", "armeabi-v7a"])
-@pytest.mark.parametrize("device", ["arm64", "arm64-16k"], indirect=True)
+@pytest.mark.parametrize("device", list(OS_PAGE_SIZE), indirect=True)
 def test_traces(device: Device, folder: str, abi: str, tmp_path: Path) -> None:
-    if abi == "armeabi-v7a" and OS_PAGE_SIZE[device.target] != 4096:
-        assert device.shell("zcat /proc/config.gz | grep CONFIG_COMPAT=y").exit_code != 0
-        return  # a kernel of 16 KiB pages runs no 32-bit programs
     device.push(BUILD / abi / "zc_driver", f"{folder}/zc_driver")
+    os_page_size = OS_PAGE_SIZE[device.target]
+    assert device.shell(f"echo store {os_page_size // 2} | {folder}/zc_driver").output == "err EINVAL\n"
     ran = 0
     for trace in TRACES:
-        if page_size(trace) < OS_PAGE_SIZE[device.target]:
+        if page_size(trace) < os_page_size:
             continue
         here = tmp_path / "requests"
         here.write_text(requests(trace))

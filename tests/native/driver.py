@@ -49,17 +49,24 @@ class Driver:
         return self.ask("\n".join([f"{command} {pool}", *entries, "end"])).split(", ")
 
     def stats(self, pool: str) -> dict[str, int]:
-        return {name: int(value) for name, value in (pair.split("=") for pair in self.ask("stats", pool).split())}
+        return _numbers(self.ask("stats", pool))
+
+    def totals(self) -> dict[str, int]:
+        return _numbers(self.ask("totals"))
 
     def used(self) -> tuple[int, int]:
         """Bytes: what the store says, what the OS says."""
-        store, os = (int(pair.split("=")[1]) for pair in self.ask("used").split())
-        return store, os
+        used = _numbers(self.ask("used"))
+        return used["store"], used["os"]
 
     def close(self) -> None:
         """Ends it in good order: a sanitizer's complaint, or a page that was not freed, is an error here."""
         self._process.communicate(timeout=120)
         assert self._process.returncode == 0
+
+
+def _numbers(answer: str) -> dict[str, int]:
+    return {name: int(value) for name, value in (pair.split("=") for pair in answer.split())}
 
 
 def mix64(x: int) -> int:

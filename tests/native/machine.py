@@ -1,16 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state machine that holds the driver against the model."""
 
+from collections import Counter
+from collections.abc import Iterator
+
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.native.driver import Driver, crc, same_filled
 from tests.native.model import Key, Pool
 
 POOLS = ["p0", "p1", "e0", "e1"]
-keys = st.tuples(st.sampled_from([0, 1, 2**64 - 1]), st.one_of(st.integers(0, 40), st.just(2**32 - 1)))
+FULL = ["policy_percent_exceeded", "failed_getfreepages"]
+SLACK = 64 * 1024
+"""Bytes under its limit at which a store may call itself full, and that its index may go over it."""
+OBJECTS = [0, 7, 2**64 - 1]
+CHANGES = [
+    *[("zv_max_zsize", value) for value in ("0", "3/8", "62%", "7/8", "100%")],
+    *[("zv_max_mean_zsize", value) for value in ("1/8", "3/8", "5/8", "100%")],
+    *[("zv_page_count_policy_percent", value) for value in ("0", "75", "100")],
+    *[(switch, value) for switch in ("exclusive_gets", "keep_rejected") for value in ("0", "1")],
+]
+keys = st.tuples(st.sampled_from(OBJECTS), st.one_of(st.integers(0, 12), st.just(2**32 - 1)))
 pools = st.sampled_from(POOLS)
 seeds = st.integers(0, 30)
+eighths = st.integers(0, 8)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -18,18 +32,39 @@ class StoreMachine(RuleBasedStateMachine):
 
     config = "host"
     page_size = 4096
+    reached: Counter[str]
+    """Commands with their answers' first words, over all runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.driver = Driver(self.config, self.page_size)
+        self.default_limit = self.driver.totals()["limit_bytes"]
         self.model: dict[str, Pool] = {}
         self.sizes: dict[str, int] = {}
         """What contents compress to: the same at every put."""
+        self.limit = 0
+        """Set by a rule; 0: the default, which is not reached."""
 
     def teardown(self) -> None:
-        for pool in self.model:
-            self.driver.ask("destroy", pool)
-        self.driver.close()
+        self.reached.update(f"{request.split()[0]} {word.split()[0]}" for request, word in self.answers())
+        with self.driver:
+            self.flush_everything()
+            for name in self.model:
+                assert self.driver.ask("destroy", name) == "pages 0"
+
+    def answers(self) -> Iterator[tuple[str, str]]:
+        for request, answer in self.driver.log:
+            for part in answer.split(", "):
+                yield request, part
+
+    def flush_everything(self) -> None:
+        for name, pool in self.model.items():
+            for object_id in {key[0] for key in pool.pages}:
+                assert self.driver.ask("flobj", name, object_id) == pool.flush_object(object_id)
+            stats = self.driver.stats(name)
+            assert not any(stats[held] for held in ("zpages", "same_filled", "raw_pages", "zbytes", "frames"))
+        totals = self.driver.totals()
+        assert totals["frames"] == totals["reserve_frames"] == 0
 
     def content(self, seed: int, eighths: int) -> str:
         """eighths of a page of random bytes; 0: a same-filled page."""
@@ -38,106 +73,170 @@ class StoreMachine(RuleBasedStateMachine):
     def check_put(self, pool: str, key: Key, content: str, answer: str) -> None:
         model = self.model[pool]
         word, zsize = answer.split()
-        raw = word == "stored" and int(zsize) == self.page_size and model.params["keep_rejected"]
-        if raw:
+        full = word if word in FULL and self.limit else ""
+        raw = int(zsize) == self.page_size and model.params["keep_rejected"]
+        if raw or word == "policy_percent_exceeded":
             # What it compresses to is not told; once it was stored or refused plainly it is known.
             compressed = self.sizes.get(content, model.params["zv_max_zsize"] + 1)
         else:
             compressed = int(zsize)
             assert self.sizes.setdefault(content, compressed) == compressed
-        assert (compressed == 0) == same_filled(content, self.page_size)
-        assert answer == model.put(key, content, compressed)
+            assert (compressed == 0) == same_filled(content, self.page_size)
+        assert answer == model.put(key, content, compressed, full)
 
-    @rule(pool=pools)
+    @initialize(some=st.sets(st.sampled_from(POOLS), min_size=1))
+    def begin(self, some: set[str]) -> None:
+        for pool in sorted(some):
+            self.create(pool)
+
     def create(self, pool: str) -> None:
         expected = "err EEXIST" if pool in self.model else "ok"
         assert self.driver.ask("pool", pool, "ephemeral" if pool[0] == "e" else "persistent") == expected
         self.model.setdefault(pool, Pool(self.page_size, pool[0] == "e"))
 
-    @rule(pool=pools)
     def destroy(self, pool: str) -> None:
         gone = self.model.pop(pool, None)
         assert self.driver.ask("destroy", pool) == (f"pages {len(gone.pages)}" if gone else "err ENOENT")
 
-    @precondition(lambda self: self.model)
-    @rule(data=st.data(), key=keys, seed=seeds, eighths=st.integers(0, 8))
-    def put(self, data: st.DataObject, key: Key, seed: int, eighths: int) -> None:
-        pool = data.draw(st.sampled_from(sorted(self.model)))
-        content = self.content(seed, eighths)
-        self.check_put(pool, key, content, self.driver.ask("put", pool, *key, content))
+    def a_pool(self, data: st.DataObject) -> str:
+        return data.draw(st.sampled_from(sorted(self.model) or POOLS))
+
+    def a_held_pool(self, data: st.DataObject) -> str:
+        """One with pages, if there is one."""
+        held = sorted(name for name, pool in self.model.items() if pool.pages)
+        return data.draw(st.sampled_from(held)) if held else self.a_pool(data)
+
+    def a_key(self, data: st.DataObject, pool: str) -> Key:
+        """Mostly of a page that is there."""
+        there = sorted(self.model[pool].pages) if pool in self.model else []
+        known = [st.sampled_from(there)] * 4 if there else []
+        key: Key = data.draw(st.one_of(*known, keys))
+        return key
+
+    def some_keys(self, data: st.DataObject, pool: str) -> list[Key]:
+        return [self.a_key(data, pool) for _ in range(data.draw(st.integers(1, 12)))]
+
+    @rule(pool=pools, destroy=st.booleans())
+    def create_or_destroy(self, pool: str, destroy: bool) -> None:
+        if destroy:
+            self.destroy(pool)
+        else:
+            self.create(pool)
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data(), entries=st.lists(st.tuples(keys, seeds, st.integers(0, 8)), min_size=1, max_size=40))
+    @rule(data=st.data(), seed=seeds, eighths=eighths)
+    def put(self, data: st.DataObject, seed: int, eighths: int) -> None:
+        pool = self.a_pool(data)
+        key, content = self.a_key(data, pool), self.content(seed, eighths)
+        used = self.driver.totals()["used_bytes"]
+        answer = self.driver.ask("put", pool, *key, content)
+        if answer.split()[0] in FULL and self.model[pool].params["zv_page_count_policy_percent"]:
+            assert used + 4 * self.page_size + SLACK > self.limit > 0
+        self.check_put(pool, key, content, answer)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), entries=st.lists(st.tuples(keys, seeds, eighths), min_size=1, max_size=40))
     def put_batch(self, data: st.DataObject, entries: list[tuple[Key, int, int]]) -> None:
-        pool = data.draw(st.sampled_from(sorted(self.model)))
+        pool = self.a_pool(data)
         contents = [self.content(seed, eighths) for _, seed, eighths in entries]
         lines = [f"{key[0]} {key[1]} {content}" for (key, _, _), content in zip(entries, contents, strict=True)]
         answers = self.driver.batch("puts", pool, lines)
         for (key, _, _), content, answer in zip(entries, contents, answers, strict=True):
             self.check_put(pool, key, content, answer)
 
-    @rule(pool=pools, key=keys, peek=st.booleans())
-    def get(self, pool: str, key: Key, peek: bool) -> None:
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), first=st.integers(0, 300), count=st.integers(1, 64), seed=seeds, eighths=eighths)
+    def put_run(self, data: st.DataObject, first: int, count: int, seed: int, eighths: int) -> None:
+        """Adjacent pages of one object: enough for an index to split and join its leaves."""
+        pool = self.a_pool(data)
+        contents = [self.content(seed + i % 4, eighths) for i in range(count)]
+        answers = self.driver.batch("puts", pool, [f"7 {first + i} {contents[i]}" for i in range(count)])
+        for i, answer in enumerate(answers):
+            self.check_put(pool, (7, first + i), contents[i], answer)
+
+    @rule(data=st.data(), peek=st.booleans())
+    def get(self, data: st.DataObject, peek: bool) -> None:
+        pool = self.a_held_pool(data)
+        key = self.a_key(data, pool)
         expected = self.model[pool].get(key, peek=peek) if pool in self.model else "err ENOENT"
         assert self.driver.ask("peek" if peek else "get", pool, *key) == expected
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data(), some=st.lists(keys, min_size=1, max_size=40), peek=st.booleans())
-    def get_batch(self, data: st.DataObject, some: list[Key], peek: bool) -> None:
-        pool = data.draw(st.sampled_from(sorted(self.model)))
+    @rule(data=st.data(), peek=st.booleans())
+    def get_batch(self, data: st.DataObject, peek: bool) -> None:
+        pool = self.a_held_pool(data)
+        some = self.some_keys(data, pool)
         answers = self.driver.batch("peeks" if peek else "gets", pool, [f"{key[0]} {key[1]}" for key in some])
         assert answers == [self.model[pool].get(key, peek=peek) for key in some]
 
-    @rule(pool=pools, key=keys)
-    def flush(self, pool: str, key: Key) -> None:
+    @rule(data=st.data())
+    def flush(self, data: st.DataObject) -> None:
+        pool = self.a_held_pool(data)
+        key = self.a_key(data, pool)
         expected = self.model[pool].flush(key) if pool in self.model else "err ENOENT"
         assert self.driver.ask("flush", pool, *key) == expected
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data(), some=st.lists(keys, min_size=1, max_size=20))
-    def flush_batch(self, data: st.DataObject, some: list[Key]) -> None:
-        pool = data.draw(st.sampled_from(sorted(self.model)))
+    @rule(data=st.data())
+    def flush_batch(self, data: st.DataObject) -> None:
+        pool = self.a_held_pool(data)
+        some = self.some_keys(data, pool)
         answers = self.driver.batch("flushes", pool, [f"{key[0]} {key[1]}" for key in some])
         assert answers == [self.model[pool].flush(key) for key in some]
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data(), objects=st.lists(st.sampled_from([0, 1, 2, 2**64 - 1]), min_size=1, max_size=3))
+    @rule(data=st.data(), objects=st.lists(st.sampled_from([*OBJECTS, 5]), min_size=1, max_size=3))
     def flush_objects(self, data: st.DataObject, objects: list[int]) -> None:
-        pool = data.draw(st.sampled_from(sorted(self.model)))
+        pool = self.a_held_pool(data)
         answers = self.driver.batch("flobjs", pool, [str(object_id) for object_id in objects])
         assert answers == [self.model[pool].flush_object(object_id) for object_id in objects]
 
     @precondition(lambda self: self.model)
-    @rule(
-        data=st.data(),
-        name=st.sampled_from(["zv_max_zsize", "zv_max_mean_zsize"]),
-        value=st.sampled_from(["0", "1/8", "3/8", "62%", "7/8", "100%"]),
-    )
-    def set_threshold(self, data: st.DataObject, name: str, value: str) -> None:
-        pool = data.draw(st.sampled_from(sorted(self.model)))
+    @rule(data=st.data(), change=st.sampled_from(CHANGES))
+    def set_param(self, data: st.DataObject, change: tuple[str, str]) -> None:
+        pool, (name, value) = self.a_pool(data), change
         assert self.driver.ask("param", pool, name, value) == "ok"
         number, _, divisor = value.removesuffix("%").partition("/")
         by = 100 if value.endswith("%") else int(divisor or 1)
-        part = self.page_size if "%" in value or "/" in value else 1
-        self.model[pool].params[name] = int(number) * part // by
+        whole = self.page_size if "%" in value or "/" in value else 1
+        self.model[pool].params[name] = int(number) * whole // by
 
-    @precondition(lambda self: self.model)
-    @rule(data=st.data(), name=st.sampled_from(["exclusive_gets", "keep_rejected"]), value=st.integers(0, 1))
-    def set_switch(self, data: st.DataObject, name: str, value: int) -> None:
-        pool = data.draw(st.sampled_from(sorted(self.model)))
-        assert self.driver.ask("param", pool, name, value) == "ok"
-        self.model[pool].params[name] = value
+    @rule(frames=st.sampled_from([None, None, 0, 2, 20]))
+    def set_limit(self, frames: int | None) -> None:
+        """So many frames above what is used."""
+        used = self.driver.totals()["used_bytes"]
+        self.limit = 0 if frames is None else used + SLACK + frames * self.page_size
+        assert self.driver.ask("limit", self.limit) == "ok"
 
     @invariant()
     def counters_agree(self) -> None:
         for name, pool in self.model.items():
             stats = self.driver.stats(name)
-            frames = stats.pop("frames")
+            frames, metadata, used = (stats.pop(memory) for memory in ("frames", "metadata_bytes", "used_bytes"))
             expected = pool.stats()
             assert {key: value for key, value in stats.items() if value} == {
                 key: value for key, value in expected.items() if value
             }
             assert frames in pool.frames()
+            assert used == frames * self.page_size + metadata
+            assert metadata > 0
+
+    @invariant()
+    def totals_agree(self) -> None:
+        totals = self.driver.totals()
+        expected = Counter(pools=len(self.model))
+        for name, pool in self.model.items():
+            stats = self.driver.stats(name)
+            kind = "eph" if pool.ephemeral else "pers"
+            expected[f"{kind}_zpages"] += len(pool.pages)
+            expected[f"{kind}_pageframes"] += stats["frames"]
+            for both in ("frames", "same_filled", "zbytes"):
+                expected[both] += stats[both]
+        memory = {name: totals.pop(name) for name in ("limit_bytes", "reserve_frames", "metadata_bytes", "used_bytes")}
+        assert totals == {name: expected[name] for name in totals}
+        frames = totals["frames"] + memory["reserve_frames"]
+        assert memory["used_bytes"] == frames * self.page_size + memory["metadata_bytes"]
+        assert memory["limit_bytes"] == (self.limit or self.default_limit)
 
     @invariant()
     def histograms_agree(self) -> None:

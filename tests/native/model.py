@@ -31,6 +31,7 @@ class Pool:
         self.params = {
             "zv_max_zsize": self.page_size * 7 // 8,
             "zv_max_mean_zsize": self.page_size * 5 // 8,
+            "zv_page_count_policy_percent": 75,
             "exclusive_gets": int(self.ephemeral),
             "keep_rejected": 0,
         }
@@ -38,10 +39,12 @@ class Pool:
     def zpages(self) -> list[Held]:
         return [held for held in self.pages.values() if held.kind == "zpage"]
 
-    def admit(self, content: str, zsize: int) -> tuple[str, str]:
-        """The answer's first word, and the kind it is held as."""
+    def admit(self, content: str, zsize: int, full: str) -> tuple[str, str]:
+        """The answer's first word, and the kind it is held as, or would be."""
         if same_filled(content, self.page_size):
             return "stored", "fill"
+        if full == "policy_percent_exceeded" or self.params["zv_page_count_policy_percent"] == 0:
+            return "policy_percent_exceeded", "nothing"
         zpages = self.zpages()
         total = sum(held.zsize for held in zpages)
         refusal = ""
@@ -51,13 +54,13 @@ class Pool:
         elif zsize > max_mean and zpages and total > max_mean * len(zpages):
             refusal = "mean_compress_poor"
         if refusal and self.params["keep_rejected"]:
-            return "stored", "raw"
-        return refusal or "stored", "zpage"
+            return full or "stored", "raw"
+        return refusal or full or "stored", "zpage"
 
-    def put(self, key: Key, content: str, compressed: int) -> str:
-        """The expected answer; `compressed` is what the content compresses to."""
-        word, kind = self.admit(content, compressed)
-        zsize = {"fill": 0, "raw": self.page_size, "zpage": compressed}[kind]
+    def put(self, key: Key, content: str, compressed: int, full: str = "") -> str:
+        """The expected answer; `compressed`: what the content compresses to; `full`: the refusal of a full store."""
+        word, kind = self.admit(content, compressed, full)
+        zsize = {"fill": 0, "nothing": 0, "raw": self.page_size, "zpage": compressed}[kind]
         old = self.pages.pop(key, None)
         self.count["puts"] += 1
         if word != "stored":
@@ -103,7 +106,7 @@ class Pool:
         return -(-zsize // width) * width
 
     def stats(self) -> dict[str, int]:
-        """Every counter but frames."""
+        """Every counter but those of memory."""
         kinds = Counter(held.kind for held in self.pages.values())
         held = {
             "zpages": kinds["zpage"],

@@ -2,6 +2,7 @@
 """The store against its model: every operation, 4, 16 and 64 KiB pages, plain and under the sanitizers."""
 
 import os
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,7 +11,15 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.native.driver import CONFIGS, program
 from tests.native.machine import StoreMachine
 
-EXAMPLES = {"host": 100, "host-asan": 40, "host-tsan": 20}
+EXAMPLES = {"host": 200, "host-asan": 75, "host-tsan": 40}
+REFUSALS = ["compress_poor", "mean_compress_poor", "policy_percent_exceeded"]
+REACHED = {
+    *[f"puts {word}" for word in ("stored", *REFUSALS)],
+    *[f"{get} {word}" for get in ("get", "gets", "peek", "peeks") for word in ("page", "err")],
+    *[f"{flush} {word}" for flush in ("flush", "flushes") for word in ("ok", "err")],
+    *["put stored", "put compress_poor", "flobjs pages", "destroy pages", "destroy err", "pool err"],
+}
+"""What a run of many examples must have come by, or it proves nothing."""
 SOAK = 50 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 1
 
 
@@ -19,11 +28,14 @@ SOAK = 50 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 1
 @pytest.mark.timeout(600)
 def test_store_behaves_as_its_model(config: str, page_size: int) -> None:
     program(config)
-    machine = type("Machine", (StoreMachine,), {"config": config, "page_size": page_size})
+    machine: type[StoreMachine] = type(
+        "Machine", (StoreMachine,), {"config": config, "page_size": page_size, "reached": Counter()}
+    )
     mine = settings(
         max_examples=EXAMPLES[config] * SOAK,
-        stateful_step_count=40,
+        stateful_step_count=50,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(machine, settings=mine)
+    assert config != "host" or set(machine.reached) >= REACHED

@@ -29,9 +29,10 @@ def test_page_size_is_the_os_page_size_times_a_power_of_two(page_size: int) -> N
 
 
 @pytest.mark.parametrize("page_size", [4096, 65536])
-def test_puts_over_the_limit_are_refused_and_counted(page_size: int) -> None:
+@pytest.mark.parametrize("config", CONFIGS)
+def test_puts_over_the_limit_are_refused_and_counted(config: str, page_size: int) -> None:
     limit = 4 * MIB
-    with Driver("host", page_size, limit) as driver:
+    with Driver(config, page_size, limit) as driver:
         driver.ask("pool", "p", "persistent")
         stored = int(driver.ask("bulk", "p", 1, 0, 4000, page_size // 2).split()[1])
         stats = driver.stats("p")
@@ -49,8 +50,9 @@ def test_a_limit_below_a_frame_is_refused() -> None:
         assert driver.ask("limit", 4095) == "err ERANGE"
 
 
-def test_a_refused_put_removes_the_older_page() -> None:
-    with Driver("host", 4096) as driver:
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_refused_put_removes_the_older_page(config: str) -> None:
+    with Driver(config, 4096) as driver:
         driver.ask("pool", "p", "persistent")
         driver.ask("put", "p", 1, 1, "rand:1:1000")
         assert driver.ask("put", "p", 1, 1, "rand:1:4096").startswith("compress_poor ")
@@ -71,9 +73,10 @@ def test_the_pool_keeps_within_its_share_of_ram(tmp_path: Path) -> None:
         assert driver.stats("p")["policy_percent_exceeded"] == 8000 - stored
 
 
-def test_short_memory_refuses_new_pages_and_keeps_the_old(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", CONFIGS)
+def test_short_memory_refuses_new_pages_and_keeps_the_old(config: str, tmp_path: Path) -> None:
     proc = fake_proc(tmp_path / "proc", 900_000)
-    with Driver("host", 4096, 0, proc) as driver:
+    with Driver(config, 4096, 0, proc) as driver:
         driver.ask("pool", "p", "persistent")
         assert driver.ask("put", "p", 1, 1, "rand:1:1000").startswith("stored ")
         fake_proc(proc, 51 * 1024)  # 5 % of 1 GiB is 51.2 MiB

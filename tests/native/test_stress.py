@@ -7,15 +7,15 @@ import pytest
 
 from tests.native.driver import CONFIGS, program
 
+MIB = 1024 * 1024
 OPS = {"host": 30000, "host-asan": 8000, "host-tsan": 2500}
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("page_size", "limit"), [(4096, 0), (16384, 8 * MIB)])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_threads_in_one_store(config: str, seed: int) -> None:
-    stress = program(config, "zc_stress")
-    done = subprocess.run(
-        [stress, "4", str(OPS[config]), str(seed)], capture_output=True, text=True, timeout=250, check=False
-    )
+def test_threads_in_one_store(config: str, page_size: int, limit: int) -> None:
+    """The limit is one that is reached all the time."""
+    command = [str(program(config, "zc_stress")), "4", str(OPS[config]), "1", str(page_size), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "pages checked" in done.stdout

@@ -12,11 +12,12 @@
  *   flush POOL OBJECT INDEX              ok
  *   flobj POOL OBJECT                    pages N
  *   puts|gets|peeks|flushes|flobjs POOL  the next lines are the keys (and contents) of a batch, as
- *                                        above without command and pool, up to a line "end";
- *                                        answers joined by ", "
+ *                                        above without command and pool, up to a line "end",
+ *                                        64 at most; answers joined by ", "
  *   destroy POOL                         pages N
  *   stats POOL                           NAME=VALUE …
  *   dist POOL                            curr BOUND:COUNT … cumul BOUND:COUNT …
+ *   totals                               NAME=VALUE … of the store
  *   used                                 store=BYTES os=BYTES   (os: Pss + SwapPss of this process)
  *   bulk POOL OBJECT FIRST COUNT LENGTH  puts pages rand:(FIRST+i):LENGTH; stored N
  *
@@ -197,10 +198,24 @@ static void do_stats(zc_pool *pool)
     printf(" gets=%" PRIu64 " gets_found=%" PRIu64 " flush_total=%" PRIu64 " flush_found=%" PRIu64
            " flobj_total=%" PRIu64 " flobj_found=%" PRIu64 " put_to_flush=%" PRIu64
            " dup_puts=%" PRIu64 " kept_rejected=%" PRIu64 " zpages=%" PRIu64 " same_filled=%" PRIu64
-           " raw_pages=%" PRIu64 " zbytes=%" PRIu64 " frames=%" PRIu64,
+           " raw_pages=%" PRIu64 " zbytes=%" PRIu64 " frames=%" PRIu64 " metadata_bytes=%" PRIu64
+           " used_bytes=%" PRIu64,
            s.gets, s.gets_found, s.flush_total, s.flush_found, s.flobj_total, s.flobj_found,
            s.put_to_flush, s.dup_puts, s.kept_rejected, s.zpages, s.same_filled, s.raw_pages,
-           s.zbytes, s.frames);
+           s.zbytes, s.frames, s.metadata_bytes, s.used_bytes);
+}
+
+static void do_totals(struct driver *driver)
+{
+    struct zc_store_stats s;
+
+    zc_store_get_stats(driver->store, &s);
+    printf("limit_bytes=%" PRIu64 " frames=%" PRIu64 " reserve_frames=%" PRIu64
+           " metadata_bytes=%" PRIu64 " used_bytes=%" PRIu64 " pers_zpages=%" PRIu64
+           " eph_zpages=%" PRIu64 " pers_pageframes=%" PRIu64 " eph_pageframes=%" PRIu64
+           " same_filled=%" PRIu64 " zbytes=%" PRIu64 " pools=%" PRIu64,
+           s.limit_bytes, s.frames, s.reserve_frames, s.metadata_bytes, s.used_bytes, s.pers_zpages,
+           s.eph_zpages, s.pers_pageframes, s.eph_pageframes, s.same_filled, s.zbytes, s.pools);
 }
 
 static void do_dist(const struct driver *driver, zc_pool *pool)
@@ -265,9 +280,9 @@ static void read_batch(const struct driver *driver, struct batch *batch)
     struct words words;
 
     batch->count = 0;
-    while (batch->count < BATCH_MAX && fgets(line, sizeof(line), stdin)) {
+    while (fgets(line, sizeof(line), stdin)) {
         split(line, &words);
-        if (strcmp(words.word[0], "end") == 0)
+        if (strcmp(words.word[0], "end") == 0 || batch->count == BATCH_MAX)
             return;
         size_t i = batch->count++;
         batch->objects[i] = number(words.word[0]);
@@ -362,6 +377,8 @@ static void run(struct driver *driver, const struct words *words)
         do_pool(driver, words);
     } else if (strcmp(command, "limit") == 0) {
         say_done(zc_store_set_limit(driver->store, number(words->word[1])));
+    } else if (strcmp(command, "totals") == 0) {
+        do_totals(driver);
     } else if (strcmp(command, "used") == 0) {
         do_used(driver);
     } else if (zc_pool_find(driver->store, words->word[1], &pool) != 0) {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * zc_stress THREADS OPS SEED: threads put, get and flush in a pool of their own and in shared ones,
- * which are destroyed and made again meanwhile; thresholds change, counters are read. Each page says
- * its key and version, so a get that finds another page's bytes, or torn ones, is seen. Prints one
- * line and ends with 0, or says what broke.
+ * zc_stress THREADS OPS SEED PAGE_SIZE LIMIT: threads put, get and flush in a pool of their own and in
+ * shared ones, which are destroyed and made again meanwhile; thresholds change, counters are read. Each
+ * page says its key and version, so a get that finds another page's bytes, or torn ones, is seen; of its
+ * own pool a thread knows every page that must be there, and its version. Prints one line and ends with
+ * 0, or says what broke.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -17,7 +18,7 @@
 #include "base/base.h"
 
 #define OBJECTS 4
-#define INDEXES 600
+#define INDEXES 300
 #define BATCH 16
 
 struct worker {
@@ -25,6 +26,8 @@ struct worker {
     pthread_t thread;
     unsigned number, ops;
     uint64_t random, found;
+    char own[16];                       /* the pool that nobody else uses */
+    uint64_t version[OBJECTS][INDEXES]; /* of its pages, 0: not there */
 };
 
 static void broken(const char *what)
@@ -36,6 +39,13 @@ static void broken(const char *what)
 static uint64_t next(struct worker *worker)
 {
     return zc_mix64(worker->random += 0x9e3779b97f4a7c15u);
+}
+
+static struct zc_key some_key(struct worker *worker)
+{
+    uint64_t object = next(worker) % OBJECTS;
+
+    return (struct zc_key){.object = object, .index = (uint32_t)(next(worker) % INDEXES)};
 }
 
 /* Some words, then random bytes for a part of the page, all from key and version. */
@@ -52,7 +62,8 @@ static void make_page(char *page, size_t size, uint64_t object, uint32_t index, 
     memcpy(page, head, sizeof(head));
 }
 
-static void check_page(const char *page, size_t size, uint64_t object, uint32_t index)
+/* Returns the page's version. */
+static uint64_t check_page(const char *page, size_t size, uint64_t object, uint32_t index)
 {
     uint64_t head[3];
     char *expected = malloc(size);
@@ -62,6 +73,7 @@ static void check_page(const char *page, size_t size, uint64_t object, uint32_t 
     if (head[0] != object || head[1] != index || memcmp(page, expected, size) != 0)
         broken("a get returned another page's bytes");
     free(expected);
+    return head[2];
 }
 
 static void check_stats(zc_pool *pool)
@@ -91,35 +103,82 @@ static zc_pool *pool_of(struct worker *worker, const char *name)
     return pool;
 }
 
+/* What the thread knows of a page; NULL in a shared pool. */
+static uint64_t *known(struct worker *worker, zc_pool *pool, const struct zc_key *key)
+{
+    if (strcmp(zc_pool_name(pool), worker->own) != 0)
+        return NULL;
+    return &worker->version[key->object][key->index];
+}
+
 static void put_some(struct worker *worker, zc_pool *pool, char *pages, size_t size)
 {
     struct zc_key keys[BATCH];
     const void *list[BATCH];
     int32_t results[BATCH];
+    uint64_t versions[BATCH];
     size_t count = 1 + next(worker) % BATCH;
 
     for (size_t i = 0; i < count; i++) {
-        keys[i].object = next(worker) % OBJECTS;
-        keys[i].index = (uint32_t)(next(worker) % INDEXES);
-        make_page(pages + i * size, size, keys[i].object, keys[i].index, next(worker));
+        keys[i] = some_key(worker);
+        versions[i] = next(worker) | 1 << 3; /* 0 says that a page is not there */
+        make_page(pages + i * size, size, keys[i].object, keys[i].index, versions[i]);
         list[i] = pages + i * size;
     }
     if (zc_put_batch(pool, keys, list, count, results, NULL) == -ENOMEM)
         broken("out of memory");
+    for (size_t i = 0; i < count; i++) {
+        uint64_t *version = known(worker, pool, &keys[i]);
+        if (version)
+            *version = results[i] == ZC_STORED ? versions[i] : 0;
+    }
 }
 
 static void get_one(struct worker *worker, zc_pool *pool, char *page, size_t size)
 {
-    uint64_t object = next(worker) % OBJECTS;
-    uint32_t index = (uint32_t)(next(worker) % INDEXES);
-    int error = zc_get(pool, object, index, page, next(worker) % 2 ? ZC_GET_PEEK : 0);
+    struct zc_key key = some_key(worker);
+    unsigned flags = next(worker) % 2 ? ZC_GET_PEEK : 0;
+    uint64_t found = 0, *version = known(worker, pool, &key);
+    int error = zc_get(pool, key.object, key.index, page, flags);
 
     if (error && error != -ENOENT)
         broken("a get failed");
     if (!error) {
-        check_page(page, size, object, index);
+        found = check_page(page, size, key.object, key.index);
         worker->found++;
     }
+    if (version && found != *version)
+        broken(found ? "a get returned an older page" : "a page was lost");
+    if (version && !flags && zc_pool_get_kind(pool) == ZC_EPHEMERAL)
+        *version = 0;
+}
+
+static void flush_one(struct worker *worker, zc_pool *pool)
+{
+    struct zc_key key = some_key(worker);
+    uint64_t *version = known(worker, pool, &key);
+    bool found = zc_flush_page(pool, key.object, key.index) == 0;
+
+    if (version && found != (*version != 0))
+        broken("a flush found what was not there, or not what was");
+    if (version)
+        *version = 0;
+}
+
+static void flush_some(struct worker *worker, zc_pool *pool)
+{
+    struct zc_key key = some_key(worker);
+    int64_t flushed = zc_flush_object(pool, key.object), expected = 0;
+
+    if (!known(worker, pool, &key))
+        return;
+    for (key.index = 0; key.index < INDEXES; key.index++) {
+        uint64_t *version = known(worker, pool, &key);
+        expected += *version != 0;
+        *version = 0;
+    }
+    if (flushed != expected)
+        broken("a flush of an object counted wrongly");
 }
 
 static void step(struct worker *worker, const char *const names[3], char *pages, size_t size)
@@ -131,12 +190,12 @@ static void step(struct worker *worker, const char *const names[3], char *pages,
         put_some(worker, pool, pages, size);
     else if (what < 850)
         get_one(worker, pool, pages, size);
-    else if (what < 950)
-        zc_flush_page(pool, next(worker) % OBJECTS, (uint32_t)(next(worker) % INDEXES));
-    else if (what < 970)
-        zc_flush_object(pool, next(worker) % OBJECTS);
-    else if (what < 980)
-        zc_pool_set_param(pool, "zv_max_zsize", next(worker) % 2 ? "7/8" : "3/8");
+    else if (what < 960)
+        flush_one(worker, pool);
+    else if (what < 963)
+        flush_some(worker, pool);
+    else if (what < 975)
+        zc_pool_set_param(pool, "zv_max_zsize", next(worker) % 2 ? "7/8" : "5/8");
     else if (what < 995)
         check_stats(pool);
     else if (zc_pool_name(pool)[1] == 's') /* the shared ones only */
@@ -148,40 +207,65 @@ static void *work(void *arg)
 {
     struct worker *worker = arg;
     size_t size = zc_store_page_size(worker->store);
-    char own[16], *pages = malloc(BATCH * size);
-    const char *const names[3] = {own, "pshared", "eshared"};
+    char *pages = malloc(BATCH * size);
+    const char *const names[3] = {worker->own, "pshared", "eshared"};
 
-    snprintf(own, sizeof(own), "%co%u", worker->number % 2 ? 'p' : 'e', worker->number);
+    snprintf(worker->own, sizeof(worker->own), "%co%u", worker->number % 2 ? 'p' : 'e',
+             worker->number);
     for (unsigned i = 0; i < worker->ops; i++)
         step(worker, names, pages, size);
     free(pages);
     return NULL;
 }
 
+/* What is destroyed gives back everything. */
+static void check_end(zc_store *store, const struct worker *workers, unsigned threads)
+{
+    struct zc_store_stats stats;
+    zc_pool *pool;
+
+    for (unsigned i = 0; i < threads + 2; i++) {
+        const char *name = i < threads ? workers[i].own : i == threads ? "pshared" : "eshared";
+        if (zc_pool_find(store, name, &pool) != 0)
+            continue;
+        check_stats(pool);
+        zc_pool_destroy(pool);
+        zc_pool_release(pool);
+    }
+    zc_store_get_stats(store, &stats);
+    if (stats.pools || stats.frames || stats.reserve_frames || stats.pers_zpages ||
+        stats.eph_zpages)
+        broken("something is held by no pool");
+}
+
 int main(int argc, char **argv)
 {
-    unsigned threads = argc > 1 ? (unsigned)atoi(argv[1]) : 4,
-             ops = argc > 2 ? (unsigned)atoi(argv[2]) : 10000;
-    uint64_t seed = argc > 3 ? strtoull(argv[3], NULL, 10) : 1, found = 0;
+    if (argc != 6) {
+        fprintf(stderr, "usage: zc_stress THREADS OPS SEED PAGE_SIZE LIMIT\n");
+        return 2;
+    }
+    unsigned threads = (unsigned)atoi(argv[1]), ops = (unsigned)atoi(argv[2]);
+    uint64_t seed = strtoull(argv[3], NULL, 10), found = 0;
+    struct zc_store_config config = {.page_size = (uint32_t)atoi(argv[4]),
+                                     .limit = strtoull(argv[5], NULL, 10)};
     struct worker *workers = calloc(threads, sizeof(*workers));
-    struct zc_store_stats stats;
     zc_store *store;
 
-    if (!workers || zc_store_create(NULL, &store) != 0)
+    if (!workers || zc_store_create(&config, &store) != 0)
         return 1;
     for (unsigned i = 0; i < threads; i++) {
-        workers[i] =
-            (struct worker){.store = store, .number = i, .ops = ops, .random = zc_mix64(seed + i)};
+        workers[i].store = store;
+        workers[i].number = i;
+        workers[i].ops = ops;
+        workers[i].random = zc_mix64(seed + i);
         pthread_create(&workers[i].thread, NULL, work, &workers[i]);
     }
     for (unsigned i = 0; i < threads; i++) {
         pthread_join(workers[i].thread, NULL);
         found += workers[i].found;
     }
-    zc_store_get_stats(store, &stats);
-    printf("%u threads, %u operations each, %" PRIu64 " pages checked, %" PRIu64
-           " held in the end\n",
-           threads, ops, found, stats.pers_zpages + stats.eph_zpages);
+    check_end(store, workers, threads);
+    printf("%u threads, %u operations each, %" PRIu64 " pages checked\n", threads, ops, found);
     zc_store_destroy(store);
     free(workers);
     return found ? 0 : 1;
