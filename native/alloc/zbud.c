@@ -117,7 +117,7 @@ static uintptr_t zbud_place(struct zbud *zbud, struct zbud_frame *frame, unsigne
 static uintptr_t zbud_malloc(void *alloc, size_t size)
 {
     struct zbud *zbud = alloc;
-    unsigned chunks = (unsigned)zc_div_up(size, zbud->chunk_size);
+    unsigned chunks = (unsigned)zc_div_pow2(size + zbud->chunk_size - 1, zbud->chunk_size);
     uintptr_t handle = 0;
 
     ZC_ASSERT(size > 0 && size <= zbud->page_size);

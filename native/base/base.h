@@ -46,6 +46,12 @@ static inline bool zc_is_pow2(uint64_t n)
     return n != 0 && (n & (n - 1)) == 0;
 }
 
+/* n / by for a power of two: 32-bit ARM has no instruction to divide 64 bits. */
+static inline uint64_t zc_div_pow2(uint64_t n, uint64_t by)
+{
+    return n >> __builtin_ctzll(by);
+}
+
 /* A bijection that spreads every input bit over all output bits (SplitMix64's finalizer,
  * Steele, Lea, Flood 2014). */
 static inline uint64_t zc_mix64(uint64_t x)

@@ -5,14 +5,16 @@
 
 static struct zc_context *context_new(zc_store *store, const struct zc_codec *codec)
 {
-    size_t size = sizeof(struct zc_context) + codec->state_size + codec->bound(store->page_size);
+    size_t bound = codec->bound(store->page_size);
+    size_t size = sizeof(struct zc_context) + codec->state_size + 2 * bound;
     struct zc_context *context = calloc(1, size);
     if (!context)
         return NULL;
 
     context->codec = codec;
     context->size = size;
-    context->zpage = context->state + codec->state_size;
+    context->zpage[0] = context->state + codec->state_size;
+    context->zpage[1] = context->zpage[0] + bound;
     codec->init(context->state);
     zc_frames_charge(store->frames, (ptrdiff_t)size);
     return context;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a running put needs beside the page: a codec's state and room for a zpage. A store keeps as
- * many as ever ran at one time. */
+/* What a running put needs beside the page: a codec's state and room for two zpages, this page's and
+ * that of the one before in its batch. A store keeps as many as ever ran at one time. */
 #ifndef ZC_STORE_CONTEXT_H
 #define ZC_STORE_CONTEXT_H
 
@@ -10,8 +10,8 @@
 struct zc_context {
     struct zc_context *next;
     const struct zc_codec *codec;
-    size_t size; /* bytes of it all */
-    char *zpage; /* codec->bound(page_size) bytes */
+    size_t size;    /* bytes of it all */
+    char *zpage[2]; /* codec->bound(page_size) bytes each */
     _Alignas(16) char state[];
 };
 

@@ -8,7 +8,7 @@
 
 #define LEAF_MIN 4u   /* entries */
 #define LEAF_MAX 256u /* entries; a fuller leaf splits */
-#define LEAF_STEP 32u /* entries a larger leaf grows by */
+#define LEAF_STEP 64u /* entries a larger leaf grows by */
 #define DEPTH_MAX 24u /* hash bits that choose a leaf; beyond, leaves grow */
 #define MALLOC_OVERHEAD sizeof(size_t)
 

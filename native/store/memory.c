@@ -143,12 +143,12 @@ static uint64_t now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-bool zc_memory_low(struct zc_memory *memory, size_t frames, size_t step)
+bool zc_memory_low(struct zc_memory *memory, uint64_t used)
 {
     char buf[4096];
     uint64_t time = now();
 
-    if (ZC_LIKELY(time < memory->next && frames < memory->mark + step))
+    if (ZC_LIKELY(time < memory->next && used < memory->mark + memory->low / 4))
         return memory->short_now;
     if (pthread_mutex_trylock(&memory->lock) != 0)
         return memory->short_now; /* somebody reads it now */
@@ -158,7 +158,7 @@ bool zc_memory_low(struct zc_memory *memory, size_t frames, size_t step)
         memory->short_now = available < memory->low;
     }
     memory->next = time + PERIOD_NS;
-    memory->mark = frames;
+    memory->mark = used;
     pthread_mutex_unlock(&memory->lock);
     return memory->short_now;
 }

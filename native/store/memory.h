@@ -15,7 +15,7 @@ struct zc_memory {
     int meminfo;    /* descriptor */
     pthread_mutex_t lock;  /* held while meminfo is read */
     _Atomic uint64_t next; /* CLOCK_MONOTONIC_COARSE, ns: when to read again */
-    _Atomic size_t mark;   /* frames in use when it was read */
+    _Atomic uint64_t mark; /* bytes in use when it was read */
     _Atomic bool short_now;
 };
 
@@ -23,7 +23,8 @@ struct zc_memory {
 int zc_memory_init(struct zc_memory *memory, const char *proc_dir, const char *cgroup_dir);
 void zc_memory_fini(struct zc_memory *memory);
 
-/* Short of memory? Reads meminfo at most every 100 ms, or when `step` frames more are in use. */
-bool zc_memory_low(struct zc_memory *memory, size_t frames, size_t step);
+/* Short of memory? Reads meminfo at most every 100 ms, and when a quarter of `low` more is in use, of
+ * which the caller now has `used` bytes. */
+bool zc_memory_low(struct zc_memory *memory, uint64_t used);
 
 #endif

@@ -7,7 +7,8 @@
 #include "store/context.h"
 #include "store/pool.h"
 
-#define LOW_MEMORY_STEP (UINT32_C(4) << 20) /* bytes taken between two looks at meminfo */
+#define CACHE_LINE 64u     /* bytes */
+#define PREFETCH_MAX 4096u /* bytes: more would drive out what is needed first */
 
 /* An index's shard: runs of 256 adjacent pages stay together, so small objects have one shard. */
 static struct zc_shard *shard_of(zc_pool *pool, uint64_t object, uint32_t index)
@@ -30,7 +31,7 @@ static void count_bytes(zc_pool *pool, struct zc_shard *shard)
 
 static size_t dist_bucket(const zc_pool *pool, size_t size)
 {
-    return (size - 1) * ZC_DIST_BUCKETS / pool->store->page_size;
+    return zc_div_pow2((size - 1) * ZC_DIST_BUCKETS, pool->store->page_size);
 }
 
 /* A page comes (by = 1) or goes (by = -1): everything that tells what the pool holds. */
@@ -43,8 +44,8 @@ static void account(zc_pool *pool, struct zc_shard *shard, const struct zc_entry
         shard->stats.zpages += delta;
         shard->stats.zbytes += delta * entry->size;
         shard->curr_dist[dist_bucket(pool, entry->size)] += delta;
-        atomic_fetch_add_explicit(&pool->zpages, delta, memory_order_relaxed);
-        atomic_fetch_add_explicit(&pool->zbytes, delta * entry->size, memory_order_relaxed);
+        atomic_store_explicit(&shard->zpages, shard->stats.zpages, memory_order_relaxed);
+        atomic_store_explicit(&shard->zbytes, shard->stats.zbytes, memory_order_relaxed);
         break;
     case ZC_ENTRY_RAW:
         shard->stats.raw_pages += delta;
@@ -114,14 +115,13 @@ static enum zc_refusal admit_memory(zc_pool *pool)
     zc_frames_get_stats(store->frames, &frames);
 
     /* Asking the allocator costs a lock: only where all pools together are over the share. */
-    uint64_t percent = param(pool, ZC_PARAM_POLICY_PERCENT);
-    uint64_t share = store->memory.total / 100 * percent;
+    uint64_t share = store->memory.total / 100 * param(pool, ZC_PARAM_POLICY_PERCENT);
     if (frames.taken * store->page_size >= share) {
         pool->alloc_ops->get_stats(pool->alloc, &mine);
         if (mine.frames * store->page_size >= share)
             return ZC_POLICY_PERCENT_EXCEEDED;
     }
-    if (zc_memory_low(&store->memory, frames.taken, LOW_MEMORY_STEP / store->page_size))
+    if (zc_memory_low(&store->memory, frames.taken * store->page_size))
         return ZC_LOW_MEMORY;
     return ZC_STORED;
 }
@@ -134,50 +134,83 @@ static enum zc_refusal admit_size(zc_pool *pool, size_t size)
     uint64_t max_mean = param(pool, ZC_PARAM_MAX_MEAN_ZSIZE);
     if (size <= max_mean)
         return ZC_STORED;
-    uint64_t zpages = atomic_load_explicit(&pool->zpages, memory_order_relaxed);
-    uint64_t zbytes = atomic_load_explicit(&pool->zbytes, memory_order_relaxed);
+    uint64_t zpages = 0, zbytes = 0;
+    for (size_t i = 0; i < ZC_SHARDS; i++) {
+        zpages += atomic_load_explicit(&pool->shards[i].zpages, memory_order_relaxed);
+        zbytes += atomic_load_explicit(&pool->shards[i].zbytes, memory_order_relaxed);
+    }
     return zpages && zbytes > max_mean * zpages ? ZC_MEAN_COMPRESS_POOR : ZC_STORED;
 }
 
-static enum zc_refusal place(zc_pool *pool, const void *bytes, size_t size, struct zc_entry *entry)
+/* A put on its way. */
+struct put {
+    const struct zc_key *key;
+    const void *page;
+    char *zpage; /* room for it */
+    size_t size; /* bytes that the page compressed to; 0: not compressed */
+    enum zc_refusal refusal;
+    struct zc_entry made; /* in no index yet */
+    const void *from;     /* bytes that are yet to be copied into the allocator's; NULL: none */
+};
+
+/* Memory that is written, or read, soon: a cold cache line costs as much as 100 compressed bytes. */
+static void prefetch_to_write(const char *at, size_t size)
+{
+    for (const char *end = at + zc_min(size, PREFETCH_MAX); at < end; at += CACHE_LINE)
+        __builtin_prefetch(at, 1);
+}
+
+static void prefetch_to_read(const char *at, size_t size)
+{
+    for (const char *end = at + zc_min(size, PREFETCH_MAX); at < end; at += CACHE_LINE)
+        __builtin_prefetch(at, 0);
+}
+
+static enum zc_refusal place(zc_pool *pool, const void *bytes, size_t size, struct put *put)
 {
     uintptr_t handle = pool->alloc_ops->malloc(pool->alloc, size);
     if (!handle)
         return ZC_FAILED_GETFREEPAGES;
 
-    memcpy(pool->alloc_ops->map(pool->alloc, handle), bytes, size);
-    entry->word = handle;
-    entry->size = (uint32_t)size & 0xffffff;
+    put->made.word = handle;
+    put->made.size = (uint32_t)size & 0xffffff;
+    put->from = bytes;
+    prefetch_to_write(pool->alloc_ops->map(pool->alloc, handle), size);
     return ZC_STORED;
 }
 
-/* Decides, in the order of the design, and on ZC_STORED makes the entry, which is in no index yet. */
-static enum zc_refusal admit(zc_pool *pool, struct zc_context *context, const void *page,
-                             struct zc_entry *entry, uint32_t *zsize)
+/* The first stage of a put: what does not depend on the pages put before. */
+static void put_compress(zc_pool *pool, struct zc_context *context, struct put *put)
 {
     size_t page_size = pool->store->page_size;
 
-    *entry = (struct zc_entry){.kind = ZC_ENTRY_FILL};
-    *zsize = 0;
-    if (same_filled(page, page_size, &entry->word))
-        return ZC_STORED;
+    put->made.kind = ZC_ENTRY_FILL;
+    if (same_filled(put->page, page_size, &put->made.word))
+        return;
+    put->refusal = admit_memory(pool);
+    if (put->refusal)
+        return;
+    put->made.kind = ZC_ENTRY_ZPAGE;
+    put->size = pool->codec->compress(context->state, put->page, page_size, put->zpage);
+}
 
-    enum zc_refusal refusal = admit_memory(pool);
-    if (refusal)
-        return refusal;
+/* The second: is it to be kept, and where? */
+static void put_place(zc_pool *pool, struct put *put)
+{
+    size_t page_size = pool->store->page_size;
 
-    size_t size = pool->codec->compress(context->state, page, page_size, context->zpage);
-    *zsize = (uint32_t)size;
-    refusal = admit_size(pool, size);
-    if (!refusal) {
-        entry->kind = ZC_ENTRY_ZPAGE;
-        return place(pool, context->zpage, size, entry);
+    if (!put->size)
+        return;
+    put->refusal = admit_size(pool, put->size);
+    if (!put->refusal) {
+        put->refusal = place(pool, put->zpage, put->size, put);
+        return;
     }
     if (!param(pool, ZC_PARAM_KEEP_REJECTED))
-        return refusal;
-    entry->kind = ZC_ENTRY_RAW;
-    *zsize = (uint32_t)page_size;
-    return place(pool, page, page_size, entry);
+        return;
+    put->made.kind = ZC_ENTRY_RAW;
+    put->size = page_size;
+    put->refusal = place(pool, put->page, page_size, put);
 }
 
 /* The refusal as the pool's counters and index see it: an older page under the key is gone. */
@@ -204,15 +237,17 @@ static int refuse(zc_pool *pool, struct zc_shard *shard, const struct zc_key *ke
     return (int)refusal;
 }
 
-static int put_one(zc_pool *pool, struct zc_context *context, const struct zc_key *key,
-                   const void *page, uint32_t *zsize)
+/* The last: the page is in its place, then in the index. */
+static int put_finish(zc_pool *pool, const struct put *put)
 {
+    const struct zc_key *key = put->key;
     struct zc_shard *shard = shard_of(pool, key->object, key->index);
-    struct zc_entry made, old = {0};
+    struct zc_entry made = put->made, old = {0};
 
-    enum zc_refusal refusal = admit(pool, context, page, &made, zsize);
-    if (refusal)
-        return refuse(pool, shard, key, refusal);
+    if (put->refusal)
+        return refuse(pool, shard, key, put->refusal);
+    if (put->from)
+        memcpy(pool->alloc_ops->map(pool->alloc, (uintptr_t)made.word), put->from, made.size);
 
     pthread_mutex_lock(&shard->lock);
     if (pool->dead) {
@@ -287,6 +322,18 @@ unlock:
     return error;
 }
 
+/* The key's page will be asked for next. */
+static void look_ahead(zc_pool *pool, const struct zc_key *key)
+{
+    struct zc_shard *shard = shard_of(pool, key->object, key->index);
+
+    pthread_mutex_lock(&shard->lock);
+    const struct zc_entry *entry = zc_index_find(&shard->index, key->object, key->index);
+    if (entry && entry->kind == ZC_ENTRY_ZPAGE)
+        prefetch_to_read(pool->alloc_ops->map(pool->alloc, (uintptr_t)entry->word), entry->size);
+    pthread_mutex_unlock(&shard->lock);
+}
+
 static int flush_one(zc_pool *pool, const struct zc_key *key)
 {
     struct zc_shard *shard = shard_of(pool, key->object, key->index);
@@ -358,16 +405,35 @@ int64_t zc_pool_clear(zc_pool *pool)
     return dropped;
 }
 
+/* A page is compressed while the memory that the one before goes to comes into the cache; it is
+ * judged after that one is stored, as if they had come one by one. */
+static void put_all(zc_pool *pool, struct zc_context *context, const struct zc_key *keys,
+                    const void *const *pages, size_t count, int32_t *results, uint32_t *zsizes)
+{
+    struct put puts[2];
+
+    for (size_t i = 0; i < count; i++) {
+        struct put *put = &puts[i % 2], *before = &puts[(i + 1) % 2];
+        *put = (struct put){&keys[i], pages[i], .zpage = context->zpage[i % 2]};
+        put_compress(pool, context, put);
+        if (i > 0)
+            results[i - 1] = put_finish(pool, before);
+        put_place(pool, put);
+        if (zsizes)
+            zsizes[i] = (uint32_t)put->size;
+    }
+    if (count > 0)
+        results[count - 1] = put_finish(pool, &puts[(count - 1) % 2]);
+}
+
 int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pages, size_t count,
                  int32_t *results, uint32_t *zsizes)
 {
-    uint32_t unused;
     struct zc_context *context = zc_context_take(pool->store, pool->codec);
     if (!context)
         return -ENOMEM;
 
-    for (size_t i = 0; i < count; i++)
-        results[i] = put_one(pool, context, &keys[i], pages[i], zsizes ? &zsizes[i] : &unused);
+    put_all(pool, context, keys, pages, count, results, zsizes);
     zc_context_give(pool->store, context);
     return pool->dead ? -ENOENT : 0;
 }
@@ -391,8 +457,11 @@ int zc_get(zc_pool *pool, uint64_t object, uint32_t index, void *page, unsigned 
 int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, size_t count,
                  unsigned flags, int32_t *results)
 {
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
+        if (i + 1 < count)
+            look_ahead(pool, &keys[i + 1]);
         results[i] = get_one(pool, &keys[i], pages[i], flags);
+    }
     return pool->dead ? -ENOENT : 0;
 }
 

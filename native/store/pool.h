@@ -37,6 +37,7 @@ struct zc_shard {
     struct zc_index index;
     size_t index_bytes; /* of the index, as last added to the pool's and store's metadata */
     struct zc_pool_stats stats;
+    _Atomic uint64_t zpages, zbytes; /* written under the lock, read without: for the mean */
     uint64_t curr_dist[ZC_DIST_BUCKETS], cumul_dist[ZC_DIST_BUCKETS];
 };
 
@@ -53,7 +54,6 @@ struct zc_pool {
     atomic_size_t references;
     atomic_bool dead;
     _Atomic uint64_t params[ZC_PARAMS];
-    _Atomic uint64_t zpages, zbytes; /* what the mean is taken from */
     atomic_size_t metadata_bytes;
     struct zc_shard shards[ZC_SHARDS];
 };
