@@ -20,6 +20,9 @@
 #define F_SEAL_GROW 4
 #endif
 
+#define GROUP 16u                  /* pages */
+#define SCRATCH_BYTES (64u * 1024) /* at least a page */
+
 _Static_assert(sizeof(struct zc_request) == 48 && sizeof(struct zc_answer) == 40, "wire format");
 _Static_assert(sizeof(struct zc_wire_key) == 16 && sizeof(struct zc_result) == 8, "wire format");
 _Static_assert(sizeof(struct zc_hello) == 48 && sizeof(struct zc_wire_pool) == 8, "wire format");
@@ -220,39 +223,97 @@ static zc_pool *pool_of(struct zc_session *session, const struct zc_wire_key *ke
                                                                                  : NULL;
 }
 
-/* The page that entry i of a put stores. One out of the segment is copied first: its owner may
- * change it at any moment, and it is looked at more than once. */
-static const void *page_to_put(struct zc_session *session, const struct batch *batch, size_t i)
+/* Keys of one pool that follow one another, at most GROUP, whose pages are put or got together. */
+struct group {
+    zc_pool *pool; /* NULL: no such pool */
+    size_t count;
+    struct zc_key keys[GROUP];
+    void *pages[GROUP];
+    int32_t results[GROUP];
+    uint32_t zsizes[GROUP];
+};
+
+static size_t group_max(const struct zc_session *session)
 {
-    if (batch->pages)
-        return batch->pages + i * session->page_size;
-    memcpy(session->scratch, session->segment + offset_at(batch, i), session->page_size);
-    return session->scratch;
+    return zc_max(1, zc_min(GROUP, SCRATCH_BYTES / session->page_size));
 }
 
-static struct zc_result put_one(struct zc_session *session, const struct batch *batch, size_t i)
+static void gather(struct zc_session *session, const struct batch *batch, size_t first,
+                   struct group *group)
 {
-    struct zc_result result = {.status = -ENOENT};
-    struct zc_wire_key key = key_at(batch, i);
-    zc_pool *pool = pool_of(session, &key);
+    size_t most = zc_min(group_max(session), batch->request->count - first);
+    struct zc_wire_key key = key_at(batch, first);
+    uint32_t pool = key.pool;
 
-    if (pool)
-        result.status =
-            zc_put(pool, key.object, key.index, page_to_put(session, batch, i), &result.detail);
-    return result;
+    group->pool = pool_of(session, &key);
+    group->count = 0;
+    while (group->count < most) {
+        key = key_at(batch, first + group->count);
+        if (key.pool != pool)
+            return;
+        group->results[group->count] = -ENOENT;
+        group->zsizes[group->count] = 0;
+        group->keys[group->count++] = (struct zc_key){.object = key.object, .index = key.index};
+    }
 }
 
-static struct zc_result get_one(struct zc_session *session, const struct batch *batch, size_t i,
-                                char *page)
+/* Pages out of the segment are copied first: its owner may change them at any moment, and they are
+ * looked at more than once. */
+static void put_group(struct zc_session *session, const struct batch *batch, size_t first,
+                      struct group *group)
 {
-    struct zc_result result = {.status = -ENOENT};
-    struct zc_wire_key key = key_at(batch, i);
-    zc_pool *pool = pool_of(session, &key);
+    for (size_t i = 0; i < group->count; i++) {
+        if (batch->pages) {
+            group->pages[i] = (char *)batch->pages + (first + i) * session->page_size;
+            continue;
+        }
+        group->pages[i] = session->scratch + i * session->page_size;
+        memcpy(group->pages[i], session->segment + offset_at(batch, first + i), session->page_size);
+    }
+    int error = zc_put_batch(group->pool, group->keys, (const void *const *)group->pages,
+                             group->count, group->results, group->zsizes);
+    for (size_t i = 0; error == -ENOMEM && i < group->count; i++)
+        group->results[i] = error;
+}
+
+/* Into the segment, or one behind the other to *next, which moves on. */
+static void get_group(struct zc_session *session, const struct batch *batch, size_t first,
+                      struct group *group, char **next)
+{
     unsigned flags = batch->request->flags & ZC_F_PEEK ? ZC_GET_PEEK : 0;
 
-    if (pool)
-        result.status = zc_get(pool, key.object, key.index, page, flags);
-    return result;
+    for (size_t i = 0; i < group->count; i++)
+        group->pages[i] = batch->offsets ? session->segment + offset_at(batch, first + i)
+                                         : *next + i * session->page_size;
+    zc_get_batch(group->pool, group->keys, group->pages, group->count, flags, group->results);
+    for (size_t i = 0; !batch->offsets && i < group->count; i++) {
+        if (group->results[i] != 0)
+            continue;
+        if (*next != group->pages[i])
+            memcpy(*next, group->pages[i], session->page_size);
+        *next += session->page_size;
+    }
+}
+
+/* Returns where the answer's payload ends. */
+static char *move_pages(struct zc_session *session, const struct batch *batch)
+{
+    size_t count = batch->request->count;
+    char *next = session->out + count * sizeof(struct zc_result);
+    struct group group;
+
+    for (size_t first = 0; first < count; first += group.count) {
+        gather(session, batch, first, &group);
+        if (group.pool && batch->request->op == ZC_OP_PUT)
+            put_group(session, batch, first, &group);
+        else if (group.pool)
+            get_group(session, batch, first, &group, &next);
+        for (size_t i = 0; i < group.count; i++) {
+            struct zc_result result = {.status = group.results[i], .detail = group.zsizes[i]};
+            memcpy(session->out + (first + i) * sizeof(result), &result, sizeof(result));
+        }
+    }
+    return next;
 }
 
 static struct zc_result forget_one(struct zc_session *session, const struct batch *batch, size_t i)
@@ -282,27 +343,22 @@ static int run_batch(struct zc_session *session, const struct zc_request *reques
     int error = take_apart(session, request, &batch);
     if (error)
         return error;
-    if (!session->scratch && batch.offsets && !(session->scratch = malloc(session->page_size)))
+    if (!session->scratch && batch.offsets &&
+        !(session->scratch = malloc(group_max(session) * session->page_size)))
         return zc_session_fail(session, -ENOMEM, "out of memory");
 
-    char *pages = session->out + request->count * sizeof(struct zc_result), *next = pages;
-    for (size_t i = 0; i < request->count; i++) {
-        struct zc_result result;
-        if (request->op == ZC_OP_PUT) {
-            result = put_one(session, &batch, i);
-        } else if (request->op == ZC_OP_GET) {
-            result = get_one(session, &batch, i,
-                             batch.offsets ? session->segment + offset_at(&batch, i) : next);
-            if (result.status == 0 && !batch.offsets)
-                next += session->page_size;
-        } else {
-            result = forget_one(session, &batch, i);
+    char *end = session->out + request->count * sizeof(struct zc_result);
+    if (request->op == ZC_OP_PUT || request->op == ZC_OP_GET) {
+        end = move_pages(session, &batch);
+    } else {
+        for (size_t i = 0; i < request->count; i++) {
+            struct zc_result result = forget_one(session, &batch, i);
+            memcpy(session->out + i * sizeof(result), &result, sizeof(result));
         }
-        memcpy(session->out + i * sizeof(result), &result, sizeof(result));
     }
     drop_pool(session);
     answer->count = request->count;
-    answer->payload = (uint32_t)(next - session->out);
+    answer->payload = (uint32_t)(end - session->out);
     return 0;
 }
 

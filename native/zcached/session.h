@@ -18,7 +18,7 @@ struct zc_session {
     char *segment;
     size_t segment_size;
     zc_pool *pool; /* the one of the present request's last key; a reference */
-    char *scratch; /* a page out of the segment */
+    char *scratch; /* pages out of the segment */
     char *in, *out;
     size_t in_size, out_size;
     char why[160]; /* what is wrong, for the answer and the log */
