@@ -6,8 +6,10 @@
  *
  * A frame is taken (an allocator has it), ready (resident, in the reserve) or fresh (no memory
  * behind it). The reserve exists because a page fault a frame costs as much as a third of a
- * compression: fresh frames are made resident many at a time. Frames given back fill the reserve;
- * what is over it goes to the OS at once, and a run without taken or ready frames goes whole.
+ * compression: fresh frames are made resident many at a time, by a thread of their own as long as it
+ * keeps up. Once 32 runs are in use and the OS has huge pages of a run's size, a run comes as one, at
+ * half the cost a frame. Frames given back fill the reserve; what is over it goes to the OS at once,
+ * and a run without taken or ready frames goes whole.
  *
  * Thread-safe. Nothing here calls up.
  */
@@ -50,7 +52,7 @@ void zc_frames_set_budget(struct zc_frames *frames, size_t bytes);
 bool zc_frames_have_room(const struct zc_frames *frames);
 /* Bytes that others allocated (or, negative, freed) for what the frames hold; part of used_bytes. */
 void zc_frames_charge(struct zc_frames *frames, ptrdiff_t bytes);
-/* How many ready frames to keep at most when frames come back; a larger reserve shrinks at once. */
+/* How many ready frames to keep; 0: as few as can be. A larger reserve shrinks at once. */
 void zc_frames_set_reserve(struct zc_frames *frames, size_t count);
 size_t zc_frames_reserve(const struct zc_frames *frames);
 

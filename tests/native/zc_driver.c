@@ -5,6 +5,7 @@
  *
  *   store PAGE_SIZE [LIMIT [PROC_DIR]]   make the store, once, first
  *   limit BYTES                          0: the default
+ *   reserve FRAMES
  *   pool NAME persistent|ephemeral
  *   param POOL NAME VALUE
  *   put POOL OBJECT INDEX CONTENT        stored ZSIZE | REFUSAL ZSIZE
@@ -377,6 +378,9 @@ static void run(struct driver *driver, const struct words *words)
         do_pool(driver, words);
     } else if (strcmp(command, "limit") == 0) {
         say_done(zc_store_set_limit(driver->store, number(words->word[1])));
+    } else if (strcmp(command, "reserve") == 0) {
+        zc_store_set_reserve(driver->store, (size_t)number(words->word[1]));
+        say_done(0);
     } else if (strcmp(command, "totals") == 0) {
         do_totals(driver);
     } else if (strcmp(command, "used") == 0) {
