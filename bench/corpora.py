@@ -11,7 +11,7 @@ from zcache_agent.workloads import available, running
 CORPORA = Path("build/corpora")
 PAGE_SIZE = 4096
 MAX_BYTES = 48 * 1024 * 1024
-SCALE = 2
+SCALE = 12
 
 _PRESENT, _FILE = 1 << 63, 1 << 61
 

@@ -111,12 +111,15 @@ static double packed_put(struct packed *packed, const struct pages *pages)
     return (now_ns() - start) / (double)pages->count;
 }
 
-static double packed_get(const struct packed *packed, const struct pages *pages, char *page)
+/* To `slots` pages in turns. */
+static double packed_get(const struct packed *packed, const struct pages *pages, char *to,
+                         size_t slots)
 {
     const char *from = packed->bytes;
     double start = now_ns();
 
     for (size_t i = 0; i < pages->count; i++) {
+        char *page = to + i % slots * pages->page_size;
         if (packed->codec->decompress(from, packed->sizes[i], page, pages->page_size) != 0)
             die("it does not decompress", "lz4");
         from += packed->sizes[i];
@@ -230,7 +233,7 @@ static void inproc(const char *file, size_t page_size, size_t rounds)
         zc_pool *pool = open_pool(store);
         series[r] = packed_put(&packed, &pages);
         series[rounds + r] = store_put(pool, &pages);
-        series[2 * rounds + r] = packed_get(&packed, &pages, page);
+        series[2 * rounds + r] = packed_get(&packed, &pages, page, 1);
         series[3 * rounds + r] = store_get(pool, &pages, page);
         series[4 * rounds + r] = store_put(pool, &pages);
         zc_pool_get_stats(pool, &stats);
@@ -291,7 +294,7 @@ static void over_socket(const char *file, const char *dir, const char *name, siz
     load(&pages, file, (size_t)sysconf(_SC_PAGESIZE), 12000);
     keep_stored(&pages);
     packed_init(&packed, &pages);
-    char *page = aligned_alloc(pages.page_size, pages.page_size);
+    char *slots = aligned_alloc(pages.page_size, GET_SLOTS * pages.page_size);
     if (zc_client_open(&client, dir, GET_SLOTS + pages.count) != 0 ||
         zc_client_pool(&client, name, &pool) != 0)
         die("no daemon, or no such pool", dir);
@@ -302,7 +305,7 @@ static void over_socket(const char *file, const char *dir, const char *name, siz
     for (size_t r = 0; r < rounds; r++) {
         series[r] = packed_put(&packed, &pages);
         series[rounds + r] = socket_walk(&client, ZC_OP_PUT, pool, pages.count);
-        series[2 * rounds + r] = packed_get(&packed, &pages, page);
+        series[2 * rounds + r] = packed_get(&packed, &pages, slots, GET_SLOTS);
         series[3 * rounds + r] = socket_walk(&client, ZC_OP_GET, pool, pages.count);
         zc_client_send(&client, ZC_OP_FLUSH_OBJECT, 0, &key, 0, 1);
         zc_client_receive(&client, &result, 1, NULL);
