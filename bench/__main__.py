@@ -58,7 +58,7 @@ def medians(facts: dict[str, Any]) -> dict[str, Any]:
     for name, value in facts.items():
         result[name] = round(statistics.median(value), 1) if isinstance(value, list) else value
         where, _, rest = name.partition("_")
-        if isinstance(value, list) and where != "lz4":
+        if isinstance(value, list) and where != "lz4" and f"lz4_{rest}" in facts:
             pairs = zip(value, facts[f"lz4_{rest}"], strict=True)
             result[f"{name.removesuffix('_ns')}_ratio"] = round(statistics.median(a / b for a, b in pairs), 3)
     return result
@@ -92,10 +92,14 @@ def scale(file: Path) -> dict[str, Any]:
     )
     many = min(MANY, int(available * 0.8) // BYTES_A_PAGE)
     say(f"put and get with {FEW} and with {many} pages stored")
-    few = [measure("scale", file, 4096, FEW) for _ in range(3)]
-    large = measure("scale", file, 4096, many)
-    middle = {name: statistics.median(run[name] for run in few) for name in ("put_ns", "get_ns")}
-    return {"few": {**few[0], **middle}, "many": large}
+    facts = measure("scale", file, 4096, FEW, many, ROUNDS)
+    ratios = {
+        f"{op}_ratio": round(
+            statistics.median(a / b for a, b in zip(facts[f"many_{op}_ns"], facts[f"few_{op}_ns"], strict=True)), 3
+        )
+        for op in ("put", "get")
+    }
+    return medians(facts) | ratios
 
 
 def machine() -> str:

@@ -5,7 +5,8 @@
  *   zc_bench inproc FILE PAGE_SIZE ROUNDS   LZ4 alone and the store, in turns, on the same pages;
  *                                           "again": over the pages already there, memory in use
  *   zc_bench socket FILE DIR POOL ROUNDS    LZ4 alone and a daemon's pool through its data socket
- *   zc_bench scale FILE PAGE_SIZE COUNT     put and get with COUNT distinct pages stored, random keys
+ *   zc_bench scale FILE PAGE_SIZE FEW MANY ROUNDS   put and get in a store of FEW and in one of MANY
+ *                                           distinct pages, in turns, random keys, batches
  *   zc_bench used FILE PAGE_SIZE            used_bytes against the OS's count, with >= 64 MiB stored
  *
  * LZ4 alone is the store's own codec, state reused, into one packed buffer that is resident before.
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -30,7 +32,7 @@
 #define BATCH 32u
 #define IN_FLIGHT 4u
 #define GET_SLOTS (BATCH * IN_FLIGHT)
-#define PROBES 100000u /* puts and gets timed at a scale */
+#define PROBES 5000u /* puts, and gets, timed at a scale in a round */
 #define USED_BYTES (UINT64_C(96) << 20)
 
 struct pages {
@@ -339,51 +341,116 @@ static void key_of(uint64_t i, uint64_t *object, uint32_t *index)
     *index = (uint32_t)mixed;
 }
 
-static double put_range(zc_pool *pool, const struct pages *pages, char *page, uint64_t from,
-                        uint64_t to)
+/* Puts pages `from` to `to`. Returns nanoseconds a page, without the making of the pages. */
+static double put_range(zc_pool *pool, const struct pages *pages, uint64_t from, uint64_t to)
 {
+    char *room = aligned_alloc(pages->page_size, BATCH * pages->page_size);
+    struct zc_key keys[BATCH];
+    const void *list[BATCH];
+    int32_t results[BATCH];
     double spent = 0;
-    uint64_t object;
-    uint32_t index;
 
-    for (uint64_t i = from; i < to; i++) {
-        distinct(pages, i, page);
-        key_of(i, &object, &index);
+    for (uint64_t i = from; i < to; i += BATCH) {
+        size_t count = (size_t)zc_min(BATCH, to - i);
+        for (size_t k = 0; k < count; k++) {
+            list[k] = distinct(pages, i + k, room + k * pages->page_size);
+            key_of(i + k, &keys[k].object, &keys[k].index);
+        }
         double start = now_ns();
-        zc_put(pool, object, index, page, NULL);
+        zc_put_batch(pool, keys, list, count, results, NULL);
         spent += now_ns() - start;
     }
-    return to > from ? spent / (double)(to - from) : 0;
+    free(room);
+    return spent / (double)(to - from);
 }
 
-static void scale(const char *file, size_t page_size, uint64_t count)
+/* Gets PROBES random ones of `count` pages. Returns nanoseconds a page. */
+static double get_random(zc_pool *pool, const struct pages *pages, uint64_t count)
+{
+    char *page = aligned_alloc(pages->page_size, pages->page_size);
+    struct zc_key keys[BATCH];
+    void *list[BATCH];
+    int32_t results[BATCH];
+    double spent = 0;
+
+    for (uint64_t i = 0; i < PROBES; i += BATCH) {
+        for (size_t k = 0; k < BATCH; k++) {
+            list[k] = page;
+            key_of(zc_mix64(i + k) % count, &keys[k].object, &keys[k].index);
+        }
+        double start = now_ns();
+        zc_get_batch(pool, keys, list, BATCH, ZC_GET_PEEK, results);
+        spent += now_ns() - start;
+    }
+    free(page);
+    return spent / PROBES;
+}
+
+/* A hypervisor gives a machine memory when it is touched, and takes back what was free for seconds:
+ * what is timed next finds some that is there. */
+static void touch_memory(size_t bytes)
+{
+    char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+        die(strerror(errno), "memory");
+
+    madvise(memory, bytes, MADV_HUGEPAGE);
+    for (size_t at = 0; at < bytes; at += (size_t)sysconf(_SC_PAGESIZE))
+        ((volatile char *)memory)[at] = 1;
+    munmap(memory, bytes);
+}
+
+/* PROBES puts that bring the pool to `count` pages, and as many gets. */
+static void probe(zc_pool *pool, const struct pages *pages, uint64_t count, double *put_ns,
+                  double *get_ns)
+{
+    touch_memory(2 * PROBES * pages->page_size);
+    *put_ns = put_range(pool, pages, count - PROBES, count);
+    *get_ns = get_random(pool, pages, count);
+}
+
+static void print_metadata(const char *name, zc_pool *pool)
+{
+    struct zc_pool_stats stats;
+
+    zc_pool_get_stats(pool, &stats);
+    printf("\"%s_zpages\": %" PRIu64 ", \"%s_metadata_bytes\": %" PRIu64 ", ", name, stats.zpages,
+           name, stats.metadata_bytes);
+}
+
+static void scale(const char *file, size_t page_size, uint64_t few, uint64_t many, size_t rounds)
 {
     struct pages pages = {0};
-    struct zc_pool_stats stats;
-    uint64_t object, probes = zc_min(PROBES, count / 2), found = 0;
-    uint32_t index;
+    double *series = calloc(4 * rounds, sizeof(*series));
 
     load(&pages, file, page_size, 2000);
     keep_stored(&pages);
-    char *page = aligned_alloc(page_size, page_size);
-    zc_store *store = open_store(page_size);
-    zc_pool *pool = open_pool(store);
-    put_range(pool, &pages, page, 0, count - probes);
-    double put_ns = put_range(pool, &pages, page, count - probes, count);
-
-    double start = now_ns();
-    for (uint64_t i = 0; i < PROBES; i++) {
-        key_of(zc_mix64(i) % count, &object, &index);
-        found += zc_get(pool, object, index, page, ZC_GET_PEEK) == 0;
+    zc_store *small = open_store(page_size), *large = open_store(page_size);
+    zc_pool *large_pool = open_pool(large);
+    put_range(large_pool, &pages, 0, many);
+    printf("{\"few\": %" PRIu64 ", \"many\": %" PRIu64 ", ", few, many);
+    for (size_t r = 0; r < rounds; r++) {
+        zc_pool *pool = open_pool(small);
+        put_range(pool, &pages, 0, few - PROBES);
+        probe(pool, &pages, few, &series[r], &series[rounds + r]);
+        many += PROBES;
+        probe(large_pool, &pages, many, &series[2 * rounds + r], &series[3 * rounds + r]);
+        if (r == rounds - 1)
+            print_metadata("few", pool);
+        zc_pool_destroy(pool);
+        zc_pool_release(pool);
     }
-    double get_ns = (now_ns() - start) / PROBES;
-    zc_pool_get_stats(pool, &stats);
-    printf("{\"count\": %" PRIu64 ", \"put_ns\": %.1f, \"get_ns\": %.1f, \"found\": %" PRIu64
-           ", \"zpages\": %" PRIu64 ", \"frames\": %" PRIu64 ", \"metadata_bytes\": %" PRIu64 "}\n",
-           count, put_ns, get_ns, found, stats.zpages, stats.frames, stats.metadata_bytes);
-    zc_pool_destroy(pool);
-    zc_pool_release(pool);
-    zc_store_destroy(store);
+    print_metadata("many", large_pool);
+    print_series("few_put_ns", series, rounds);
+    print_series("few_get_ns", series + rounds, rounds);
+    print_series("many_put_ns", series + 2 * rounds, rounds);
+    print_series("many_get_ns", series + 3 * rounds, rounds);
+    printf("\"probes\": %u}\n", PROBES);
+    zc_pool_destroy(large_pool);
+    zc_pool_release(large_pool);
+    zc_store_destroy(small);
+    zc_store_destroy(large);
 }
 
 /* ---- used_bytes ---- */
@@ -411,16 +478,15 @@ static void used(const char *file, size_t page_size)
 
     load(&pages, file, page_size, SIZE_MAX);
     keep_stored(&pages);
-    char *page = aligned_alloc(page_size, page_size);
     zc_store *store = open_store(page_size);
     zc_pool *pool = open_pool(store);
-    put_range(pool, &pages, page, 0, 1);
+    put_range(pool, &pages, 0, 1);
     zc_flush_object(pool, 0);
     uint64_t os_before = os_bytes();
     zc_store_get_stats(store, &before);
     uint64_t i = 0;
     do {
-        put_range(pool, &pages, page, i, i + 1000);
+        put_range(pool, &pages, i, i + 1000);
         i += 1000;
         zc_store_get_stats(store, &full);
     } while (full.used_bytes < USED_BYTES);
@@ -446,8 +512,9 @@ int main(int argc, char **argv)
         inproc(argv[2], strtoul(argv[3], NULL, 10), strtoul(argv[4], NULL, 10));
     else if (strcmp(command, "socket") == 0 && argc == 6)
         over_socket(argv[2], argv[3], argv[4], strtoul(argv[5], NULL, 10));
-    else if (strcmp(command, "scale") == 0 && argc == 5)
-        scale(argv[2], strtoul(argv[3], NULL, 10), strtoull(argv[4], NULL, 10));
+    else if (strcmp(command, "scale") == 0 && argc == 7)
+        scale(argv[2], strtoul(argv[3], NULL, 10), strtoull(argv[4], NULL, 10),
+              strtoull(argv[5], NULL, 10), strtoul(argv[6], NULL, 10));
     else if (strcmp(command, "used") == 0 && argc == 4)
         used(argv[2], strtoul(argv[3], NULL, 10));
     else
