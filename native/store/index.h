@@ -43,6 +43,11 @@ void zc_index_init(struct zc_index *index, uint64_t secret);
 /* NULL: not there. */
 struct zc_entry *zc_index_find(const struct zc_index *index, uint64_t object, uint32_t i);
 
+/* Brings into the cache what zc_index_find will look at: where the leaf is, some time later the entry
+ * itself. */
+void zc_index_prefetch_leaf(const struct zc_index *index, uint64_t object, uint32_t i);
+void zc_index_prefetch_entry(const struct zc_index *index, uint64_t object, uint32_t i);
+
 /* A new entry of kind ZC_ENTRY_EMPTY, which the caller sets at once; the key must not be there.
  * NULL: out of memory, nothing changed. */
 struct zc_entry *zc_index_insert(struct zc_index *index, uint64_t object, uint32_t i);

@@ -7,8 +7,9 @@
 #include "store/context.h"
 #include "store/pool.h"
 
-#define CACHE_LINE 64u     /* bytes */
-#define PREFETCH_MAX 4096u /* bytes: more would drive out what is needed first */
+#define CACHE_LINE 64u       /* bytes */
+#define PREFETCH_MAX 4096u   /* bytes: more would drive out what is needed first */
+#define CACHED_ENTRIES 4096u /* of a shard: so many are in the cache anyway */
 
 /* An index's shard: runs of 256 adjacent pages stay together, so small objects have one shard. */
 static struct zc_shard *shard_of(zc_pool *pool, uint64_t object, uint32_t index)
@@ -322,8 +323,22 @@ unlock:
     return error;
 }
 
-/* The key's page will be asked for next. */
-static void look_ahead(zc_pool *pool, const struct zc_key *key)
+typedef void prefetch_step(const struct zc_index *index, uint64_t object, uint32_t i);
+
+/* A key will be looked for, in an index that may be larger than the cache. */
+static void prefetch_index(zc_pool *pool, const struct zc_key *key, prefetch_step *step)
+{
+    struct zc_shard *shard = shard_of(pool, key->object, key->index);
+
+    if (atomic_load_explicit(&shard->zpages, memory_order_relaxed) < CACHED_ENTRIES)
+        return;
+    pthread_mutex_lock(&shard->lock);
+    step(&shard->index, key->object, key->index);
+    pthread_mutex_unlock(&shard->lock);
+}
+
+/* A key's page will be asked for. */
+static void prefetch_page(zc_pool *pool, const struct zc_key *key)
 {
     struct zc_shard *shard = shard_of(pool, key->object, key->index);
 
@@ -454,12 +469,23 @@ int zc_get(zc_pool *pool, uint64_t object, uint32_t index, void *page, unsigned 
     return get_one(pool, &key, page, flags);
 }
 
+/* At each page of a batch: one step each for some of the next, every step's memory being the next
+ * one's address. */
+static void look_ahead(zc_pool *pool, const struct zc_key *next, size_t count)
+{
+    if (count > 4)
+        prefetch_index(pool, &next[4], zc_index_prefetch_leaf);
+    if (count > 3)
+        prefetch_index(pool, &next[3], zc_index_prefetch_entry);
+    if (count > 2)
+        prefetch_page(pool, &next[2]);
+}
+
 int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, size_t count,
                  unsigned flags, int32_t *results)
 {
     for (size_t i = 0; i < count; i++) {
-        if (i + 1 < count)
-            look_ahead(pool, &keys[i + 1]);
+        look_ahead(pool, keys + i, count - i);
         results[i] = get_one(pool, &keys[i], pages[i], flags);
     }
     return pool->dead ? -ENOENT : 0;
