@@ -15,7 +15,7 @@ from bench.report import render
 
 BENCH, ZCACHED = Path("build/host/zc_bench"), Path("build/host/zcached")
 RESULT, DOCUMENT = Path("build/bench.json"), Path("docs/benchmarks.md")
-ROUNDS = 9
+ROUNDS = 25
 FEW, MANY = 10_000, 4_000_000
 BYTES_A_PAGE = 2600
 """Of memory, at most, for each of MANY pages."""

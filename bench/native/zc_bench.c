@@ -12,13 +12,16 @@
  * LZ4 alone is the store's own codec, state reused, into one packed buffer that is resident before.
  * Times are nanoseconds a page, one number a round.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,12 +35,15 @@
 #define BATCH 32u
 #define IN_FLIGHT 4u
 #define GET_SLOTS (BATCH * IN_FLIGHT)
+#define THIS_CPU 0   /* who puts and gets */
+#define OTHER_CPU 1  /* who makes memory ready; through the socket, the client too */
 #define PROBES 5000u /* puts, and gets, timed at a scale in a round */
 #define USED_BYTES (UINT64_C(96) << 20)
 
 struct pages {
     size_t page_size, count;
     char *bytes;
+    char *room; /* for a batch of pages */
 };
 
 struct packed {
@@ -61,6 +67,17 @@ static double now_ns(void)
     return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 }
 
+/* A thread, 0: this one, and those it starts from now on. Cores differ, and a virtual machine's
+ * scheduler may leave two busy threads on one; a machine of one core has no choice. */
+static void run_on(unsigned cpu, pid_t thread)
+{
+    cpu_set_t set;
+
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    sched_setaffinity(thread, sizeof(set), &set);
+}
+
 static char *page_at(const struct pages *pages, size_t i)
 {
     return pages->bytes + i * pages->page_size;
@@ -74,6 +91,7 @@ static void load(struct pages *pages, const char *path, size_t page_size, size_t
     if (fd < 0 || fstat(fd, &st) != 0)
         die(strerror(errno), path);
     pages->page_size = page_size;
+    pages->room = aligned_alloc(page_size, BATCH * page_size);
     pages->bytes = aligned_alloc(page_size, zc_max((size_t)st.st_size, page_size));
     for (;;) {
         char *page = page_at(pages, pages->count);
@@ -154,8 +172,10 @@ static zc_store *open_store(size_t page_size)
     struct zc_store_config config = {.page_size = (uint32_t)page_size, .limit = UINT64_C(1) << 40};
     zc_store *store;
 
+    run_on(OTHER_CPU, 0); /* the store's own thread */
     if (zc_store_create(&config, &store) != 0)
         die("no store of that page size", "page size");
+    run_on(THIS_CPU, 0);
     return store;
 }
 
@@ -284,6 +304,30 @@ static double socket_walk(struct zc_client *client, enum zc_op op, uint32_t pool
     return (now_ns() - start) / (double)pages;
 }
 
+/* The daemon's threads; the one of this connection is the only one of its name. */
+static void pin_daemon(const struct zc_client *client)
+{
+    struct ucred peer;
+    socklen_t len = sizeof(peer);
+    char path[64], name[16];
+
+    if (getsockopt(client->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0)
+        die(strerror(errno), "daemon");
+    snprintf(path, sizeof(path), "/proc/%d/task", (int)peer.pid);
+    DIR *tasks = opendir(path);
+    for (struct dirent *task; tasks && (task = readdir(tasks));) {
+        snprintf(path, sizeof(path), "/proc/%d/task/%.20s/comm", (int)peer.pid, task->d_name);
+        FILE *comm = fopen(path, "re");
+        if (!comm)
+            continue;
+        if (fgets(name, sizeof(name), comm))
+            run_on(strncmp(name, "zc-data", 7) == 0 ? THIS_CPU : OTHER_CPU, atoi(task->d_name));
+        fclose(comm);
+    }
+    if (tasks)
+        closedir(tasks);
+}
+
 static void over_socket(const char *file, const char *dir, const char *name, size_t rounds)
 {
     struct pages pages = {0};
@@ -300,14 +344,19 @@ static void over_socket(const char *file, const char *dir, const char *name, siz
     if (zc_client_open(&client, dir, GET_SLOTS + pages.count) != 0 ||
         zc_client_pool(&client, name, &pool) != 0)
         die("no daemon, or no such pool", dir);
+    pin_daemon(&client);
     memcpy(client.segment + GET_SLOTS * client.page_size, pages.bytes,
            pages.count * pages.page_size);
 
     struct zc_wire_key key = {.object = 1, .pool = pool};
     for (size_t r = 0; r < rounds; r++) {
+        run_on(THIS_CPU, 0);
         series[r] = packed_put(&packed, &pages);
+        run_on(OTHER_CPU, 0);
         series[rounds + r] = socket_walk(&client, ZC_OP_PUT, pool, pages.count);
+        run_on(THIS_CPU, 0);
         series[2 * rounds + r] = packed_get(&packed, &pages, slots, GET_SLOTS);
+        run_on(OTHER_CPU, 0);
         series[3 * rounds + r] = socket_walk(&client, ZC_OP_GET, pool, pages.count);
         zc_client_send(&client, ZC_OP_FLUSH_OBJECT, 0, &key, 0, 1);
         zc_client_receive(&client, &result, 1, NULL);
@@ -344,7 +393,6 @@ static void key_of(uint64_t i, uint64_t *object, uint32_t *index)
 /* Puts pages `from` to `to`. Returns nanoseconds a page, without the making of the pages. */
 static double put_range(zc_pool *pool, const struct pages *pages, uint64_t from, uint64_t to)
 {
-    char *room = aligned_alloc(pages->page_size, BATCH * pages->page_size);
     struct zc_key keys[BATCH];
     const void *list[BATCH];
     int32_t results[BATCH];
@@ -353,14 +401,13 @@ static double put_range(zc_pool *pool, const struct pages *pages, uint64_t from,
     for (uint64_t i = from; i < to; i += BATCH) {
         size_t count = (size_t)zc_min(BATCH, to - i);
         for (size_t k = 0; k < count; k++) {
-            list[k] = distinct(pages, i + k, room + k * pages->page_size);
+            list[k] = distinct(pages, i + k, pages->room + k * pages->page_size);
             key_of(i + k, &keys[k].object, &keys[k].index);
         }
         double start = now_ns();
         zc_put_batch(pool, keys, list, count, results, NULL);
         spent += now_ns() - start;
     }
-    free(room);
     return spent / (double)(to - from);
 }
 

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -512,6 +513,7 @@ static void *refiller_main(void *arg)
     struct zc_frames *frames = arg;
     unsigned naps = NAPS;
 
+    prctl(PR_SET_NAME, "zc-refill");
     pthread_mutex_lock(&frames->lock);
     while (!frames->stopping) {
         bool is_short = frames->taken > 0 && reserved(frames) < frames->reserve_target;

@@ -7,7 +7,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -145,6 +145,7 @@ static void *connection_thread(void *arg)
     struct connection *connection = arg;
     struct zc_data_server *server = connection->server;
 
+    prctl(PR_SET_NAME, "zc-data");
     zc_data_serve(server, connection->fd);
 
     pthread_mutex_lock(&server->lock);
