@@ -46,6 +46,16 @@ static inline bool zc_is_pow2(uint64_t n)
     return n != 0 && (n & (n - 1)) == 0;
 }
 
+/* In a loop that waits for another processor. */
+static inline void zc_relax(void)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("pause");
+#elif defined(__aarch64__) || defined(__arm__)
+    __asm__ volatile("yield");
+#endif
+}
+
 /* n / by for a power of two: 32-bit ARM has no instruction to divide 64 bits. */
 static inline uint64_t zc_div_pow2(uint64_t n, uint64_t by)
 {

@@ -85,6 +85,16 @@ static uint32_t larger(uint32_t capacity)
     return capacity < LEAF_STEP * 2 ? capacity * 2 : capacity + LEAF_STEP;
 }
 
+/* The least that has room for `count` entries. */
+static uint32_t capacity_for(uint32_t count)
+{
+    uint32_t capacity = LEAF_MIN;
+
+    while (room(capacity) < count)
+        capacity = larger(capacity);
+    return capacity;
+}
+
 static uint32_t smaller(uint32_t capacity)
 {
     return capacity > LEAF_STEP * 2 ? capacity - LEAF_STEP : capacity / 2;
@@ -222,18 +232,23 @@ static struct leaf *leaf_resize(struct zc_index *index, struct zc_object *object
 static bool leaf_split(struct zc_index *index, struct zc_object *object, uint64_t h,
                        struct leaf *leaf)
 {
+    uint64_t bit = UINT64_C(1) << (63 - leaf->depth);
+    uint32_t count[2] = {0};
+
     if (leaf->depth == object->depth && !dir_double(index, object))
         return false;
+    for (uint32_t at = 0; at < leaf->capacity; at++) {
+        if (leaf->entries[at].kind != ZC_ENTRY_EMPTY)
+            count[(hash(index, leaf->entries[at].index) & bit) != 0]++;
+    }
 
-    struct leaf *half[2] = {leaf_new(index, LEAF_MAX, leaf->depth + 1),
-                            leaf_new(index, LEAF_MAX, leaf->depth + 1)};
+    struct leaf *half[2] = {leaf_new(index, capacity_for(count[0] + 1), leaf->depth + 1),
+                            leaf_new(index, capacity_for(count[1] + 1), leaf->depth + 1)};
     if (!half[0] || !half[1]) {
         index_free(index, half[0]);
         index_free(index, half[1]);
         return false;
     }
-
-    uint64_t bit = UINT64_C(1) << (63 - leaf->depth);
     for (uint32_t at = 0; at < leaf->capacity; at++) {
         const struct zc_entry *entry = &leaf->entries[at];
         if (entry->kind == ZC_ENTRY_EMPTY)
@@ -244,15 +259,6 @@ static bool leaf_split(struct zc_index *index, struct zc_object *object, uint64_
     dir_set(object, h & ~bit, leaf->depth + 1, half[0]);
     dir_set(object, h | bit, leaf->depth + 1, half[1]);
     index_free(index, leaf);
-
-    /* A half filled leaf need not keep the room of a full one; if there is no memory, it may. */
-    for (int i = 0; i < 2; i++) {
-        uint32_t capacity = LEAF_MIN;
-        while (room(capacity) <= half[i]->count)
-            capacity = larger(capacity);
-        if (capacity < LEAF_MAX)
-            leaf_resize(index, object, i ? h | bit : h & ~bit, half[i], capacity);
-    }
     return true;
 }
 

@@ -20,6 +20,7 @@
 
 #define ANSWER_SECONDS 60 /* a whole batch on a slow device under load */
 #define SPIN_NS 50000u
+#define SPIN_RELAX 64u /* times between two looks */
 
 #ifndef F_ADD_SEALS
 #define F_ADD_SEALS 1033
@@ -57,8 +58,11 @@ static void spin(const struct zc_client *client)
     struct pollfd ready = {.fd = client->fd, .events = POLLIN};
     uint64_t end = now_ns() + SPIN_NS;
 
-    while (poll(&ready, 1, 0) == 0 && now_ns() < end)
+    while (poll(&ready, 1, 0) == 0 && now_ns() < end) {
+        for (unsigned i = 0; i < SPIN_RELAX; i++)
+            zc_relax();
         sched_yield();
+    }
 }
 
 static int read_answer(struct zc_client *client, struct zc_answer *answer, void *payload,
