@@ -58,7 +58,7 @@ static void spin(const struct zc_client *client)
     struct pollfd ready = {.fd = client->fd, .events = POLLIN};
     uint64_t end = now_ns() + SPIN_NS;
 
-    while (poll(&ready, 1, 0) == 0 && now_ns() < end) {
+    while (client->wire.next == client->wire.end && poll(&ready, 1, 0) == 0 && now_ns() < end) {
         for (unsigned i = 0; i < SPIN_RELAX; i++)
             zc_relax();
         sched_yield();
@@ -69,19 +69,19 @@ static int read_answer(struct zc_client *client, struct zc_answer *answer, void 
                        size_t size)
 {
     spin(client);
-    int error = zc_wire_read(client->fd, answer, sizeof(*answer), ANSWER_SECONDS);
+    int error = zc_wire_read(&client->wire, answer, sizeof(*answer), ANSWER_SECONDS, NULL);
     if (error)
         return error;
     if (answer->magic != ZC_MAGIC || answer->payload > ZC_MAX_PAYLOAD)
         return -EPROTO;
     if (answer->status == 0 && answer->payload <= size)
-        return zc_wire_read(client->fd, payload, answer->payload, ANSWER_SECONDS);
+        return zc_wire_read(&client->wire, payload, answer->payload, ANSWER_SECONDS, NULL);
 
     /* A message, which callers have no use for: its errno says it. */
     char rest[512];
     for (uint32_t left = answer->payload; !error && left;) {
         uint32_t part = left < sizeof(rest) ? left : (uint32_t)sizeof(rest);
-        error = zc_wire_read(client->fd, rest, part, ANSWER_SECONDS);
+        error = zc_wire_read(&client->wire, rest, part, ANSWER_SECONDS, NULL);
         left -= part;
     }
     if (error)
@@ -142,6 +142,7 @@ int zc_client_open(struct zc_client *client, const char *dir, size_t slots)
     if (client->fd < 0)
         return client->fd;
 
+    zc_wire_init(&client->wire, client->fd);
     int error = hello(client);
     if (!error)
         error = pass_segment(client, slots);
@@ -210,19 +211,21 @@ int zc_client_receive(struct zc_client *client, struct zc_result *results, size_
 int zc_client_ask(const char *dir, const char *line, struct zc_text *out)
 {
     char head[32] = "", part[4096];
+    struct zc_wire wire;
     size_t len = 0, left;
     int fd = zc_rundir_connect(dir, ZC_CONTROL_PLANE);
     if (fd < 0)
         return fd;
 
+    zc_wire_init(&wire, fd);
     int error = zc_wire_write(fd, line, strlen(line), "\n", 1);
     while (!error && len < sizeof(head) - 1 && (len == 0 || head[len - 1] != '\n'))
-        error = zc_wire_read(fd, head + len++, 1, ANSWER_SECONDS);
+        error = zc_wire_read(&wire, head + len++, 1, ANSWER_SECONDS, NULL);
     if (!error && sscanf(head, "OK %zu", &left) != 1)
         error = -EPROTO;
     while (!error && left) {
         size_t size = zc_min(left, sizeof(part));
-        error = zc_wire_read(fd, part, size, ANSWER_SECONDS);
+        error = zc_wire_read(&wire, part, size, ANSWER_SECONDS, NULL);
         if (!error)
             zc_text_append(out, part, size);
         left -= size;

@@ -9,9 +9,11 @@
 #include <zcache/proto.h>
 
 #include "base/node.h"
+#include "zcached/wire.h"
 
 struct zc_client {
     int fd;
+    struct zc_wire wire; /* its reading end */
     size_t page_size;
     char *segment; /* room for `slots` pages */
     size_t slots;

@@ -71,7 +71,7 @@ static int answer_error(struct zc_session *session, const struct zc_request *req
     };
 
     session->server->errors++;
-    return zc_wire_write(session->fd, &answer, sizeof(answer), session->why, answer.payload);
+    return zc_wire_write(session->wire.fd, &answer, sizeof(answer), session->why, answer.payload);
 }
 
 /* Reads what the header announced, carries it out, answers. < 0: the connection is to end. */
@@ -84,15 +84,16 @@ static int serve_request(struct zc_session *session, const struct zc_request *re
     reserve(session->server, needed);
     int error = zc_session_buffers(session, request->payload, needed - request->payload);
     if (!error)
-        error = zc_wire_read(session->fd, session->in, request->payload,
-                             ZC_REQUEST_SECONDS + request->payload / ZC_REQUEST_RATE);
+        error = zc_wire_read(&session->wire, session->in, request->payload,
+                             ZC_REQUEST_SECONDS + request->payload / ZC_REQUEST_RATE,
+                             &session->passed_fd);
     if (error)
         goto unreserve;
 
     error = zc_session_run(session, request, &answer);
-    error = error
-                ? answer_error(session, request, error)
-                : zc_wire_write(session->fd, &answer, sizeof(answer), session->out, answer.payload);
+    error = error ? answer_error(session, request, error)
+                  : zc_wire_write(session->wire.fd, &answer, sizeof(answer), session->out,
+                                  answer.payload);
 unreserve:
     if (needed > BUFFER_KEPT)
         zc_session_free_buffers(session);
@@ -122,7 +123,7 @@ void zc_data_serve(struct zc_data_server *server, int fd)
 
     zc_session_init(&session, server, fd);
     while (!error) {
-        error = zc_wire_read_header(fd, &request, sizeof(request), &session.passed_fd);
+        error = zc_wire_read_header(&session.wire, &request, sizeof(request), &session.passed_fd);
         if (error)
             break;
         server->requests++;
@@ -132,7 +133,6 @@ void zc_data_serve(struct zc_data_server *server, int fd)
             break;
         }
         error = serve_request(&session, &request);
-        zc_session_drop_passed(&session);
     }
     if (error != ZC_WIRE_END)
         zc_log_line(server->log, "warning", "data connection ended: %s",

@@ -37,10 +37,10 @@ void zc_session_init(struct zc_session *session, struct zc_data_server *server, 
 {
     *session = (struct zc_session){
         .server = server,
-        .fd = fd,
         .passed_fd = -1,
         .page_size = zc_store_page_size(server->store),
     };
+    zc_wire_init(&session->wire, fd);
 }
 
 static void drop_segment(struct zc_session *session)
@@ -58,7 +58,7 @@ static void drop_pool(struct zc_session *session)
     session->pool = NULL;
 }
 
-void zc_session_drop_passed(struct zc_session *session)
+static void drop_passed(struct zc_session *session)
 {
     if (session->passed_fd >= 0)
         close(session->passed_fd);
@@ -77,7 +77,7 @@ void zc_session_fini(struct zc_session *session)
 {
     drop_pool(session);
     drop_segment(session);
-    zc_session_drop_passed(session);
+    drop_passed(session);
     zc_session_free_buffers(session);
     free(session->scratch);
 }
@@ -459,6 +459,8 @@ int zc_session_run(struct zc_session *session, const struct zc_request *request,
         error = run_batch(session, request, answer);
     else
         error = zc_session_fail(session, -ENOSYS, "op %u is unknown", request->op);
+    if (request->op == ZC_OP_SEGMENT)
+        drop_passed(session);
     answer->time_ns = now_ns() - start;
     return error;
 }

@@ -9,11 +9,12 @@
 #include <zcache/proto.h>
 
 #include "zcached/data.h"
+#include "zcached/wire.h"
 
 struct zc_session {
     struct zc_data_server *server;
-    int fd;
-    int passed_fd; /* came with the present request; -1: none */
+    struct zc_wire wire;
+    int passed_fd; /* for the present request or one that is read ahead; -1: none */
     size_t page_size;
     char *segment;
     size_t segment_size;
@@ -37,8 +38,6 @@ size_t zc_session_answer_bytes(const struct zc_session *session, const struct zc
 /* Room in `in` and `out`. 0 or -ENOMEM. */
 int zc_session_buffers(struct zc_session *session, size_t in, size_t out);
 void zc_session_free_buffers(struct zc_session *session);
-
-void zc_session_drop_passed(struct zc_session *session);
 
 /* Checks and carries out the request whose payload is in `in`; results go to `out`, and count,
  * payload and time_ns to *answer. Negative: refused, nothing was done, `why` says why. */

@@ -12,6 +12,8 @@
 
 #include <zcache/proto.h>
 
+#include "base/base.h"
+
 #define FDS_MAX 4 /* descriptors looked at in one message; all but one are closed */
 
 static int64_t now_ms(void)
@@ -70,11 +72,40 @@ static ssize_t receive(int fd, void *data, size_t size, int *passed)
     return len;
 }
 
-/* Reads all of it; *done counts, so that an end before the first byte can be told. */
-static int read_all(int fd, char *data, size_t size, int64_t deadline, int *passed, size_t *done)
+/* Whatever is there: into `data` if it has room for as much as is read ahead, else ahead. */
+static ssize_t receive_some(struct zc_wire *wire, char *data, size_t size, int *passed)
 {
+    if (size >= sizeof(wire->ahead))
+        return receive(wire->fd, data, size, passed);
+
+    ssize_t len = receive(wire->fd, wire->ahead, sizeof(wire->ahead), passed);
+    if (len <= 0)
+        return len;
+    size_t part = zc_min((size_t)len, size);
+    memcpy(data, wire->ahead, part);
+    wire->next = part;
+    wire->end = (size_t)len;
+    return (ssize_t)part;
+}
+
+static size_t take_ahead(struct zc_wire *wire, char *data, size_t size)
+{
+    size_t part = zc_min(wire->end - wire->next, size);
+
+    memcpy(data, wire->ahead + wire->next, part);
+    wire->next += part;
+    return part;
+}
+
+/* Reads all of it; *done counts, so that an end before the first byte can be told. */
+static int read_all(struct zc_wire *wire, char *data, size_t size, int64_t deadline, int *passed,
+                    size_t *done)
+{
+    *done = take_ahead(wire, data, size);
+    if (*done && deadline < 0)
+        deadline = now_ms() + ZC_REQUEST_SECONDS * 1000;
     while (*done < size) {
-        ssize_t len = receive(fd, data + *done, size - *done, passed);
+        ssize_t len = receive_some(wire, data + *done, size - *done, passed);
         if (len > 0) {
             if (deadline < 0)
                 deadline = now_ms() + ZC_REQUEST_SECONDS * 1000;
@@ -85,26 +116,34 @@ static int read_all(int fd, char *data, size_t size, int64_t deadline, int *pass
             return -ECONNRESET;
         if (errno != EAGAIN && errno != EINTR)
             return -errno;
-        int error = wait_for(fd, POLLIN, deadline);
+        int error = wait_for(wire->fd, POLLIN, deadline);
         if (error)
             return error;
     }
     return 0;
 }
 
-int zc_wire_read_header(int fd, void *header, size_t size, int *passed)
+void zc_wire_init(struct zc_wire *wire, int fd)
+{
+    wire->fd = fd;
+    wire->next = wire->end = 0;
+}
+
+int zc_wire_read_header(struct zc_wire *wire, void *header, size_t size, int *passed)
 {
     size_t done = 0;
-    int error = read_all(fd, header, size, -1, passed, &done);
+    int error = read_all(wire, header, size, -1, passed, &done);
 
     return error == -ECONNRESET && done == 0 ? ZC_WIRE_END : error;
 }
 
-int zc_wire_read(int fd, void *data, size_t size, unsigned seconds)
+int zc_wire_read(struct zc_wire *wire, void *data, size_t size, unsigned seconds, int *passed)
 {
     size_t done = 0;
 
-    return size ? read_all(fd, data, size, now_ms() + (int64_t)seconds * 1000, NULL, &done) : 0;
+    if (size == 0)
+        return 0;
+    return read_all(wire, data, size, now_ms() + (int64_t)seconds * 1000, passed, &done);
 }
 
 int zc_wire_write(int fd, const void *header, size_t header_size, const void *payload, size_t size)

@@ -7,13 +7,26 @@
 
 #define ZC_WIRE_END 1 /* the peer ended the connection between requests */
 
-/* Waits for as long as it takes for the first byte, then ZC_REQUEST_SECONDS for the rest. A
- * descriptor that rides on it goes to *passed, which was -1 or is closed before. 0, ZC_WIRE_END,
- * -ECONNRESET (ended within), -ETIMEDOUT or another -errno. */
-int zc_wire_read_header(int fd, void *header, size_t size, int *passed);
+#define ZC_WIRE_AHEAD 1024u /* bytes: some requests for batches in a segment */
 
-/* 0, -ECONNRESET, -ETIMEDOUT or another -errno. */
-int zc_wire_read(int fd, void *data, size_t size, unsigned seconds);
+/* The reading end of a stream: what came is taken in one call, header, payload and the next ones. */
+struct zc_wire {
+    int fd;
+    size_t next, end; /* in ahead: read, not yet asked for */
+    char ahead[ZC_WIRE_AHEAD];
+};
+
+void zc_wire_init(struct zc_wire *wire, int fd);
+
+/* Waits for as long as it takes for the first byte, then ZC_REQUEST_SECONDS for the rest. 0,
+ * ZC_WIRE_END, -ECONNRESET (ended within), -ETIMEDOUT or another -errno.
+ *
+ * A descriptor that came with any byte read goes to *passed, and the one that was there (not -1) is
+ * closed. It may come before the request that it rides on is asked for, never after. */
+int zc_wire_read_header(struct zc_wire *wire, void *header, size_t size, int *passed);
+
+/* The same, within so many seconds, no ZC_WIRE_END; passed NULL: descriptors are not taken. */
+int zc_wire_read(struct zc_wire *wire, void *data, size_t size, unsigned seconds, int *passed);
 
 /* Header and payload, within ZC_ANSWER_SECONDS. 0, -ETIMEDOUT or another -errno. */
 int zc_wire_write(int fd, const void *header, size_t header_size, const void *payload, size_t size);
