@@ -5,6 +5,7 @@ import fcntl
 import mmap
 import os
 import random
+import signal
 import socket
 import struct
 import subprocess
@@ -197,6 +198,26 @@ def test_segments_must_be_sealed_memory_of_the_length_that_is_said(daemon: Daemo
             pass_descriptor(sock, request(SEGMENT, object=size), descriptor)
             os.close(descriptor)
             assert answer(sock).status == -EINVAL
+
+
+def test_a_segment_that_is_read_together_with_other_requests(daemon: Daemon) -> None:
+    """Its descriptor has come when the first of them is served, and is the segment's all the same."""
+    pool = daemon.pool()
+    with daemon.connect("data") as sock:
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            sock.sendall(request(HELLO) + request(POOL, b"p"))
+            with segment(sock, 2 * 4096) as memory:
+                memory[:4096] = page(1)
+                batch = {"pool": pool, "object": 1, "count": 1, "flags": IN_SEGMENT}
+                sock.sendall(
+                    request(PUT, struct.pack("<Q", 0), **batch) + request(GET, struct.pack("<Q", 4096), **batch)
+                )
+                os.kill(daemon.pid, signal.SIGCONT)
+                assert [answer(sock).status for _ in range(5)] == [0] * 5
+                assert memory[4096:] == memory[:4096]
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
 
 
 def test_descriptors_that_nobody_asked_for_are_closed(daemon: Daemon) -> None:
