@@ -11,8 +11,7 @@
 #define LEAF_STEP 64u /* entries a leaf of two steps or more grows by */
 #define DEPTH_MAX 24u /* hash bits that choose a leaf; beyond, leaves grow */
 #define MALLOC_OVERHEAD sizeof(size_t)
-#define CODE_MASK ((uintptr_t)15) /* of a leaf_ref: leaves are aligned to 16 bytes */
-#define CODE_NONE CODE_MASK
+#define CODE_MASK ((uintptr_t)7) /* of a leaf_ref: malloc aligns to 8 bytes at least */
 
 struct leaf {
     uint32_t count, capacity;
@@ -25,7 +24,7 @@ struct leaf {
  * leaf's head: one cache miss less to wait for. */
 typedef uintptr_t leaf_ref;
 
-static const uint16_t capacities[] = {4, 8, 16, 32, 64, 128, 192, LEAF_MAX}; /* by code */
+static const uint16_t capacities[] = {0, 8, 16, 32, 64, 128, 192, LEAF_MAX}; /* 0: any other */
 
 struct zc_object {
     struct zc_object *next; /* in its bucket */
@@ -102,11 +101,11 @@ static uint32_t smaller(uint32_t capacity)
 
 static leaf_ref refer(struct leaf *leaf)
 {
-    for (uintptr_t code = 0; code < sizeof(capacities) / sizeof(*capacities); code++) {
-        if (capacities[code] == leaf->capacity)
-            return (uintptr_t)leaf | code;
-    }
-    return (uintptr_t)leaf | CODE_NONE;
+    uintptr_t code = CODE_MASK;
+
+    while (code > 0 && capacities[code] != leaf->capacity)
+        code--;
+    return (uintptr_t)leaf | code;
 }
 
 static struct leaf *leaf_of(leaf_ref ref)
@@ -397,10 +396,10 @@ void zc_index_prefetch_entry(const struct zc_index *index, uint64_t id, uint32_t
     uint64_t h = hash(index, i);
     leaf_ref ref = object->leaves[slot_of(h, object->depth)];
     const struct leaf *leaf = leaf_of(ref);
-    uintptr_t code = ref & CODE_MASK;
+    uint32_t capacity = capacities[ref & CODE_MASK];
     __builtin_prefetch(leaf);
-    if (code != CODE_NONE)
-        __builtin_prefetch(&leaf->entries[home(h, capacities[code])]);
+    if (capacity)
+        __builtin_prefetch(&leaf->entries[home(h, capacity)]);
 }
 
 struct zc_entry *zc_index_insert(struct zc_index *index, uint64_t id, uint32_t i)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 from collections.abc import Callable
 
@@ -169,6 +171,6 @@ class TestRealDaemon:
         assert len([path for path in control.dump() if path.endswith("/kind")]) == 200
 
     def test_a_daemon_that_dies_ends_the_client(self, daemon: Daemon, control: ControlClient) -> None:
-        daemon.run(["kill", "-KILL", str(daemon.pid)])
+        os.kill(daemon.pid, signal.SIGKILL)
         with pytest.raises(ZcacheError):
             list(map(control.get, ["version"] * 1000))
