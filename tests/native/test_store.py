@@ -143,6 +143,21 @@ def test_random_indexes_cost_little_metadata(page_size: int) -> None:
         assert (driver.totals()["metadata_bytes"] - before) / 20000 <= 48
 
 
+@pytest.mark.parametrize("page_size", [4096, 65536])
+def test_a_zpage_as_large_as_a_bucket_counts_in_it(page_size: int) -> None:
+    """Bounds are inclusive: at most so many bytes."""
+    width = page_size // 64
+    with Driver("host", page_size) as driver:
+        driver.ask("pool", "p", "persistent")
+        for length in range(width, 4 * width):
+            zsize = int(driver.ask("put", "p", 1, 1, f"rand:1:{length}").split()[1])
+            bound = -(-zsize // width) * width
+            assert driver.ask("dist", "p").startswith(f"curr {bound}:1 cumul ")
+            if zsize == bound:
+                return
+    pytest.fail("no page compressed to a bucket's bound")
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_pages_of_a_large_object_come_and_go(config: str) -> None:
     """Leaves split and merge; what is left is right."""
