@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.driver import CONFIGS, Driver
+from tests.native.driver import CONFIGS, Driver, crc
 
 OS_PAGE_SIZE = resource.getpagesize()
 MIB = 1024 * 1024
@@ -141,6 +141,29 @@ def test_random_indexes_cost_little_metadata(page_size: int) -> None:
         before = driver.totals()["metadata_bytes"]
         driver.ask("bulk", "p", 1, 0, 20000, 64)
         assert (driver.totals()["metadata_bytes"] - before) / 20000 <= 48
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("count", [2000, 20000])
+def test_frames_given_back_out_of_the_middle_of_a_run_come_again(config: str, count: int) -> None:
+    """With few pages, and with as many as make the OS's huge pages worth while."""
+    with Driver(config, 4096, 1024 * MIB) as driver:
+        driver.ask("pool", "p", "persistent")
+        for first in range(0, count, 1000):
+            for turn in (1, 2):
+                driver.ask("bulk", "p", turn, first, 1000, 1900)
+        full = driver.totals()
+        assert driver.ask("flobj", "p", 1) == f"pages {count}"
+        half = driver.totals()
+        assert half["frames"] == full["frames"] // 2
+        driver.ask("bulk", "p", 3, 0, count, 1900)
+        again = driver.totals()
+        assert again["frames"] == full["frames"]
+        assert again["metadata_bytes"] <= full["metadata_bytes"] * 1.05
+        for turn in (2, 3):
+            for i in range(0, count, 97):
+                page = f"page {crc(f'rand:{i}:1900', 4096)}"
+                assert driver.ask("peek", "p", turn, i) == page
 
 
 @pytest.mark.parametrize("page_size", [4096, 65536])
