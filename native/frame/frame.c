@@ -241,10 +241,11 @@ static bool budget_allows(const struct zc_frames *frames)
     return used_bytes(frames) + frames->head_bytes + frames->page_size + HEADROOM <= frames->budget;
 }
 
-/* A run that is resident at once must not be much of the whole. */
-static bool is_large(const struct zc_frames *frames)
+/* Are runs to come as huge pages? One that is resident at once must not be much of the whole. */
+static bool wants_huge(const struct zc_frames *frames)
 {
-    return used_bytes(frames) >= HUGE_SHARE * frames->run_size;
+    return frames->has_huge && frames->reserve_target > 0 &&
+           used_bytes(frames) >= HUGE_SHARE * frames->run_size;
 }
 
 /* A new run with all its frames fresh; a huge one has memory behind them all. Needs no lock. */
@@ -323,8 +324,7 @@ static void release_extent(struct zc_frames *frames, char *first, size_t count)
         run_unmap(frames, run);
 }
 
-/* Fresh frames are on their way into the reserve. */
-static void begin_filling(struct zc_frames *frames, struct run *run, size_t first, size_t count)
+static void take_fresh(struct run *run, size_t first, size_t count)
 {
     run->fresh -= (uint32_t)count;
     run->in_use += (uint32_t)count;
@@ -332,7 +332,6 @@ static void begin_filling(struct zc_frames *frames, struct run *run, size_t firs
         zc_list_del(&run->link);
     for (size_t i = first; i < first + count; i++)
         flip_fresh(run, i);
-    add(&frames->filling, count);
 }
 
 static void end_filling(struct zc_frames *frames, size_t count)
@@ -364,8 +363,7 @@ static bool refill_huge(struct zc_frames *frames)
         return false;
     }
     zc_list_add(&frames->open, &run->link);
-    begin_filling(frames, run, first, count);
-    end_filling(frames, count);
+    take_fresh(run, first, count);
     push_extent(frames, run, first, count);
     return true;
 }
@@ -414,7 +412,8 @@ static bool refill_extent(struct zc_frames *frames)
         return false;
 
     size_t first, count = find_fresh(frames, run, zc_min(frames->batch, room), &first);
-    begin_filling(frames, run, first, count);
+    take_fresh(run, first, count);
+    add(&frames->filling, count);
     pthread_mutex_unlock(&frames->lock);
     char *addr = frame_at(frames, run, first);
     bool resident = make_resident(frames, addr, count * frames->page_size);
@@ -431,7 +430,7 @@ static bool refill_extent(struct zc_frames *frames)
  * the OS has none. */
 static bool refill(struct zc_frames *frames)
 {
-    bool is_huge = frames->has_huge && is_large(frames) && zc_list_empty(&frames->open) &&
+    bool is_huge = wants_huge(frames) && zc_list_empty(&frames->open) &&
                    used_bytes(frames) + frames->run_size + HEADROOM <= frames->budget;
 
     return (is_huge && refill_huge(frames)) || refill_extent(frames);
@@ -468,9 +467,7 @@ static void drain(struct zc_frames *frames, size_t keep)
 /* Ready frames beyond which some go back. A huge run that just came stays whole. */
 static size_t reserve_max(const struct zc_frames *frames)
 {
-    bool has_huge = frames->has_huge && is_large(frames);
-
-    return frames->reserve_target + (has_huge ? frames->run_frames : frames->batch);
+    return frames->reserve_target + (wants_huge(frames) ? frames->run_frames : frames->batch);
 }
 
 void *zc_frame_get(struct zc_frames *frames)

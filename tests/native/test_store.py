@@ -166,6 +166,17 @@ def test_frames_given_back_out_of_the_middle_of_a_run_come_again(config: str, co
                 assert driver.ask("peek", "p", turn, i) == page
 
 
+def test_without_a_reserve_few_frames_are_ready() -> None:
+    """In a store large enough for huge pages too."""
+    with Driver("host", 4096, 1024 * MIB) as driver:
+        driver.ask("reserve", 0)
+        driver.ask("pool", "p", "persistent")
+        driver.ask("bulk", "p", 1, 0, 60000, 1900)
+        totals = driver.totals()
+        assert totals["used_bytes"] > 96 * MIB
+        assert totals["reserve_frames"] * 4096 <= 128 * 1024
+
+
 @pytest.mark.parametrize("page_size", [4096, 65536])
 def test_a_zpage_as_large_as_a_bucket_counts_in_it(page_size: int) -> None:
     """Bounds are inclusive: at most so many bytes."""
