@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #define ZC_CONTAINER(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 #define ZC_LIKELY(x) __builtin_expect(!!(x), 1)
@@ -60,6 +61,15 @@ static inline void zc_relax(void)
 static inline uint64_t zc_div_pow2(uint64_t n, uint64_t by)
 {
     return n >> __builtin_ctzll(by);
+}
+
+/* CLOCK_MONOTONIC. */
+static inline uint64_t zc_now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* A bijection that spreads every input bit over all output bits (SplitMix64's finalizer,

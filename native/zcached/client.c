@@ -11,7 +11,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -44,21 +43,13 @@ static int send_header(const struct zc_client *client, const struct zc_request *
     return sendmsg(client->fd, &message, MSG_NOSIGNAL) == sizeof(*request) ? 0 : -errno;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Looks for an answer for a while before it sleeps: to be woken costs as much as some pages. */
 static void spin(const struct zc_client *client)
 {
     struct pollfd ready = {.fd = client->fd, .events = POLLIN};
-    uint64_t end = now_ns() + SPIN_NS;
+    uint64_t end = zc_now_ns() + SPIN_NS;
 
-    while (client->wire.next == client->wire.end && poll(&ready, 1, 0) == 0 && now_ns() < end) {
+    while (client->wire.next == client->wire.end && poll(&ready, 1, 0) == 0 && zc_now_ns() < end) {
         for (unsigned i = 0; i < SPIN_RELAX; i++)
             zc_relax();
         sched_yield();

@@ -133,6 +133,8 @@ void zc_data_serve(struct zc_data_server *server, int fd)
             break;
         }
         error = serve_request(&session, &request);
+        if (request.op == ZC_OP_SEGMENT)
+            zc_session_drop_passed(&session);
     }
     if (error != ZC_WIRE_END)
         zc_log_line(server->log, "warning", "data connection ended: %s",

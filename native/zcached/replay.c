@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <zcache/store.h>
@@ -60,14 +59,6 @@ static void catch_signals(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 static int complain(int error, const char *what, int code)
@@ -184,7 +175,7 @@ static int list_pages(struct replay *replay)
 /* -EPIPE: nobody reads what we print; -EINTR: a signal asks us to end. */
 static int show_progress(struct replay *replay, size_t steps)
 {
-    uint64_t now = now_ns();
+    uint64_t now = zc_now_ns();
 
     if (interrupted)
         return -EINTR;
@@ -219,7 +210,7 @@ static int call(struct replay *replay, enum zc_op op, uint32_t flags, size_t slo
                 size_t count, struct zc_result *results)
 {
     struct zc_wire_key key = replay->key;
-    uint64_t spent, start = now_ns();
+    uint64_t spent, start = zc_now_ns();
 
     key.index = (uint32_t)first;
     int error = zc_client_send(&replay->client, op, flags, &key, slot, count);
@@ -228,7 +219,7 @@ static int call(struct replay *replay, enum zc_op op, uint32_t flags, size_t slo
     if (error)
         return error;
     *(op == ZC_OP_PUT ? &replay->put_ns : &replay->get_ns) += spent;
-    *(op == ZC_OP_PUT ? &replay->put_wall_ns : &replay->get_wall_ns) += now_ns() - start;
+    *(op == ZC_OP_PUT ? &replay->put_wall_ns : &replay->get_wall_ns) += zc_now_ns() - start;
     return 0;
 }
 

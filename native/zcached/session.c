@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -58,7 +57,7 @@ static void drop_pool(struct zc_session *session)
     session->pool = NULL;
 }
 
-static void drop_passed(struct zc_session *session)
+void zc_session_drop_passed(struct zc_session *session)
 {
     if (session->passed_fd >= 0)
         close(session->passed_fd);
@@ -77,7 +76,7 @@ void zc_session_fini(struct zc_session *session)
 {
     drop_pool(session);
     drop_segment(session);
-    drop_passed(session);
+    zc_session_drop_passed(session);
     zc_session_free_buffers(session);
     free(session->scratch);
 }
@@ -426,18 +425,10 @@ static int run_segment(struct zc_session *session, const struct zc_request *requ
     return 0;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 int zc_session_run(struct zc_session *session, const struct zc_request *request,
                    struct zc_answer *answer)
 {
-    uint64_t start = now_ns();
+    uint64_t start = zc_now_ns();
     int error;
 
     session->why[0] = '\0';
@@ -459,8 +450,6 @@ int zc_session_run(struct zc_session *session, const struct zc_request *request,
         error = run_batch(session, request, answer);
     else
         error = zc_session_fail(session, -ENOSYS, "op %u is unknown", request->op);
-    if (request->op == ZC_OP_SEGMENT)
-        drop_passed(session);
-    answer->time_ns = now_ns() - start;
+    answer->time_ns = zc_now_ns() - start;
     return error;
 }

@@ -39,6 +39,9 @@ size_t zc_session_answer_bytes(const struct zc_session *session, const struct zc
 int zc_session_buffers(struct zc_session *session, size_t in, size_t out);
 void zc_session_free_buffers(struct zc_session *session);
 
+/* The request that it was passed for is over. */
+void zc_session_drop_passed(struct zc_session *session);
+
 /* Checks and carries out the request whose payload is in `in`; results go to `out`, and count,
  * payload and time_ns to *answer. Negative: refused, nothing was done, `why` says why. */
 int zc_session_run(struct zc_session *session, const struct zc_request *request,

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <zcache/proto.h>
@@ -18,10 +17,7 @@
 
 static int64_t now_ms(void)
 {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    return (int64_t)(zc_now_ns() / 1000000);
 }
 
 /* Until `fd` is ready or the deadline (ms; -1: none) is over. */
@@ -72,38 +68,28 @@ static ssize_t receive(int fd, void *data, size_t size, int *passed)
     return len;
 }
 
-/* Whatever is there: into `data` if it has room for as much as is read ahead, else ahead. */
+/* What was read ahead, or else what has come: straight into `data` if that has more room. */
 static ssize_t receive_some(struct zc_wire *wire, char *data, size_t size, int *passed)
 {
-    if (size >= sizeof(wire->ahead))
-        return receive(wire->fd, data, size, passed);
-
-    ssize_t len = receive(wire->fd, wire->ahead, sizeof(wire->ahead), passed);
-    if (len <= 0)
-        return len;
-    size_t part = zc_min((size_t)len, size);
-    memcpy(data, wire->ahead, part);
-    wire->next = part;
-    wire->end = (size_t)len;
-    return (ssize_t)part;
-}
-
-static size_t take_ahead(struct zc_wire *wire, char *data, size_t size)
-{
+    if (wire->next == wire->end) {
+        if (size >= sizeof(wire->ahead))
+            return receive(wire->fd, data, size, passed);
+        ssize_t len = receive(wire->fd, wire->ahead, sizeof(wire->ahead), passed);
+        if (len <= 0)
+            return len;
+        wire->next = 0;
+        wire->end = (size_t)len;
+    }
     size_t part = zc_min(wire->end - wire->next, size);
-
     memcpy(data, wire->ahead + wire->next, part);
     wire->next += part;
-    return part;
+    return (ssize_t)part;
 }
 
 /* Reads all of it; *done counts, so that an end before the first byte can be told. */
 static int read_all(struct zc_wire *wire, char *data, size_t size, int64_t deadline, int *passed,
                     size_t *done)
 {
-    *done = take_ahead(wire, data, size);
-    if (*done && deadline < 0)
-        deadline = now_ms() + ZC_REQUEST_SECONDS * 1000;
     while (*done < size) {
         ssize_t len = receive_some(wire, data + *done, size - *done, passed);
         if (len > 0) {
