@@ -59,9 +59,13 @@ def medians(facts: dict[str, Any]) -> dict[str, Any]:
         result[name] = round(statistics.median(value), 1) if isinstance(value, list) else value
         where, _, rest = name.partition("_")
         if isinstance(value, list) and where != "lz4" and f"lz4_{rest}" in facts:
-            pairs = zip(value, facts[f"lz4_{rest}"], strict=True)
-            result[f"{name.removesuffix('_ns')}_ratio"] = round(statistics.median(a / b for a, b in pairs), 3)
+            result[f"{name.removesuffix('_ns')}_ratio"] = ratio(value, facts[f"lz4_{rest}"])
     return result
+
+
+def ratio(series: list[float], to: list[float]) -> float:
+    """The median of the rounds' ratios."""
+    return round(statistics.median(a / b for a, b in zip(series, to, strict=True)), 3)
 
 
 def over_socket(file: Path) -> dict[str, Any]:
@@ -93,12 +97,7 @@ def scale(file: Path) -> dict[str, Any]:
     many = min(MANY, int(available * 0.8) // BYTES_A_PAGE)
     say(f"put and get with {FEW} and with {many} pages stored")
     facts = measure("scale", file, 4096, FEW, many, ROUNDS)
-    ratios = {
-        f"{op}_ratio": round(
-            statistics.median(a / b for a, b in zip(facts[f"many_{op}_ns"], facts[f"few_{op}_ns"], strict=True)), 3
-        )
-        for op in ("put", "get")
-    }
+    ratios = {f"{op}_ratio": ratio(facts[f"many_{op}_ns"], facts[f"few_{op}_ns"]) for op in ("put", "get")}
     return medians(facts) | ratios
 
 

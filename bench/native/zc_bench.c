@@ -35,9 +35,9 @@
 #define BATCH 32u
 #define IN_FLIGHT 4u
 #define GET_SLOTS (BATCH * IN_FLIGHT)
-#define THIS_CPU 0   /* who puts and gets */
-#define OTHER_CPU 1  /* who makes memory ready; through the socket, the client too */
-#define PROBES 5000u /* puts, and gets, timed at a scale in a round */
+#define THIS_CPU 0           /* who puts and gets */
+#define OTHER_CPU 1          /* who makes memory ready; through the socket, the client too */
+#define PROBES (160 * BATCH) /* puts, and gets, timed at a scale in a round */
 #define USED_BYTES (UINT64_C(96) << 20)
 
 struct pages {

@@ -192,9 +192,10 @@ static void dir_set(struct zc_object *object, uint64_t h, uint32_t depth, struct
 {
     size_t width = (size_t)1 << (object->depth - depth);
     size_t first = slot_of(h, depth) * width;
+    leaf_ref ref = refer(leaf);
 
     for (size_t i = 0; i < width; i++)
-        object->leaves[first + i] = refer(leaf);
+        object->leaves[first + i] = ref;
 }
 
 static bool dir_double(struct zc_index *index, struct zc_object *object)
