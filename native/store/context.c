@@ -5,17 +5,17 @@
 
 static struct zc_context *context_new(zc_store *store, const struct zc_codec *codec)
 {
-    size_t bound = codec->bound(store->page_size);
-    size_t size = sizeof(struct zc_context) + codec->state_size + 2 * bound;
+    size_t bound = codec->bound;
+    size_t size = sizeof(struct zc_context) + codec->compressor_size + 2 * bound;
     struct zc_context *context = calloc(1, size);
     if (!context)
         return NULL;
 
     context->codec = codec;
     context->size = size;
-    context->zpage[0] = context->state + codec->state_size;
+    context->zpage[0] = context->state + codec->compressor_size;
     context->zpage[1] = context->zpage[0] + bound;
-    codec->init(context->state);
+    zc_compressor_init(codec, context->state);
     zc_frames_charge(store->frames, (ptrdiff_t)size);
     return context;
 }

@@ -11,7 +11,7 @@ struct zc_context {
     struct zc_context *next;
     const struct zc_codec *codec;
     size_t size;    /* bytes of it all */
-    char *zpage[2]; /* codec->bound(page_size) bytes each */
+    char *zpage[2]; /* codec->bound bytes each */
     _Alignas(16) char state[];
 };
 

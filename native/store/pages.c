@@ -192,7 +192,7 @@ static void put_compress(zc_pool *pool, struct zc_context *context, struct put *
     if (put->refusal)
         return;
     put->made.kind = ZC_ENTRY_ZPAGE;
-    put->size = pool->codec->compress(context->state, put->page, page_size, put->zpage);
+    put->size = zc_compress(pool->codec, context->state, put->page, put->zpage);
 }
 
 /* The second: is it to be kept, and where? */
@@ -297,7 +297,7 @@ static int load(zc_pool *pool, const struct zc_entry *entry, void *page)
         memcpy(page, bytes, page_size);
         return 0;
     }
-    return pool->codec->decompress(bytes, entry->size, page, page_size);
+    return zc_decompress(pool->codec, NULL, bytes, entry->size, page);
 }
 
 /* The zpage is read under the shard's lock, which keeps it from being freed. */

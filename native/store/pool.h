@@ -73,6 +73,7 @@ struct zc_store {
 
     pthread_mutex_t contexts_lock;
     struct zc_context *contexts;
+    struct zc_codec *codec; /* of every pool */
 };
 
 /* A threshold in bytes from "3584", "7/8" or "87%". 0, -EINVAL or -ERANGE. */
