@@ -61,9 +61,9 @@ int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool
 {
     const struct zc_alloc_ops *alloc_ops =
         zc_alloc_find(config->allocator ? config->allocator : "zbud");
-    const struct zc_codec *codec = zc_codec_find(config->codec ? config->codec : "lz4");
+    bool lz4 = !config->codec || strcmp(config->codec, "lz4") == 0;
 
-    if (!alloc_ops || !codec || !config->name || !zc_pool_name_is_valid(config->name))
+    if (!alloc_ops || !lz4 || !config->name || !zc_pool_name_is_valid(config->name))
         return -EINVAL;
     if (config->kind != ZC_PERSISTENT && config->kind != ZC_EPHEMERAL)
         return -EINVAL;
@@ -76,7 +76,7 @@ int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool
         return -ENOMEM;
     }
     pool->alloc_ops = alloc_ops;
-    pool->codec = codec;
+    pool->codec = store->codec;
     pool_init(pool, store, config);
     zc_frames_charge(store->frames, (ptrdiff_t)sizeof(*pool));
 
