@@ -126,3 +126,19 @@ int zc_store_check(zc_store *store, char *why, size_t size)
     }
     return error;
 }
+
+int zc_debug_damage(zc_pool *pool, uint64_t object, uint32_t index)
+{
+    struct zc_shard *shard = zc_shard_of(pool, object, index);
+    int error = -ENOENT;
+
+    pthread_mutex_lock(&shard->lock);
+    const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
+    if (entry && zc_entry_has_zpage(entry)) {
+        char *bytes = pool->alloc_ops->map(pool->alloc, entry->word).bytes;
+        bytes[entry->size / 2] ^= 1;
+        error = 0;
+    }
+    pthread_mutex_unlock(&shard->lock);
+    return error;
+}

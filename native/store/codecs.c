@@ -18,6 +18,16 @@ static struct zc_dictionary *find_dictionary(void *store, uint32_t id)
     return zc_dictionaries_find(store, id);
 }
 
+int zc_codecs_check(zc_store *store, const char *spec, struct zc_text *why)
+{
+    struct zc_codec *codec;
+    int error = zc_codec_create(spec, store->page_size, find_dictionary, store, &codec, why);
+
+    if (!error)
+        zc_codec_destroy(codec);
+    return error;
+}
+
 static int codec_new(zc_pool *pool, const char *spec, struct zc_codec **codec, struct zc_text *why)
 {
     int error =
@@ -128,7 +138,8 @@ int zc_codecs_set(zc_pool *pool, const char *spec, struct zc_text *why)
     if (number == ZC_POOL_CODECS) {
         error = -E2BIG;
         if (why)
-            zc_text_add(why, "codec '%s': pages of %u other codecs are still held; flush some first",
+            zc_text_add(why,
+                        "codec '%s': pages of %u other codecs are still held; flush some first",
                         spec, ZC_POOL_CODECS);
     } else if (!pool->codecs.by_number[number].codec) {
         pool->codecs.by_number[number].codec = codec;

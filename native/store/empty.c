@@ -122,8 +122,7 @@ static bool offer(struct reclaim *reclaim, zc_handle handle, uint64_t owner)
 {
     struct zc_shard *shard;
     struct zc_key key;
-    struct zc_entry *entry =
-        zc_entry_lock(reclaim->pool, owner, handle, &shard, &key.object);
+    struct zc_entry *entry = zc_entry_lock(reclaim->pool, owner, handle, &shard, &key.object);
     if (!entry)
         return false;
 
@@ -174,8 +173,7 @@ static int64_t reclaim_one(struct reclaim *reclaim)
 int zc_pool_reclaim(zc_pool *pool, size_t frames, zc_evict *evict, void *arg,
                     struct zc_reclaimed *out)
 {
-    struct reclaim reclaim = {
-        .pool = pool, .evict = evict, .arg = arg, .reader = {.pool = pool}};
+    struct reclaim reclaim = {.pool = pool, .evict = evict, .arg = arg, .reader = {.pool = pool}};
     struct zc_alloc_stats stats;
 
     *out = (struct zc_reclaimed){0};

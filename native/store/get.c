@@ -8,8 +8,8 @@
 #define CACHE_LINE 64u       /* bytes */
 #define PREFETCH_MAX 4096u   /* bytes: more would drive out what is needed first */
 #define CACHED_ENTRIES 4096u /* of a shard: so many are in the cache anyway */
-#define AHEAD 8u             /* keys whose shards are remembered, a power of two; one more than looked at */
-#define RUN_MAX 8u           /* pages got under one lock */
+#define AHEAD 8u   /* keys whose shards are remembered, a power of two; one more than looked at */
+#define RUN_MAX 8u /* pages got under one lock */
 
 /* A batch of gets on its way. */
 struct gets {
@@ -75,8 +75,8 @@ static void take_step(zc_pool *pool, struct zc_shard *shard, const struct zc_key
                       enum step step)
 {
     if (step == LEAF || step == ENTRY) {
-        (step == LEAF ? zc_index_prefetch_leaf : zc_index_prefetch_entry)(&shard->index, key->object,
-                                                                         key->index);
+        (step == LEAF ? zc_index_prefetch_leaf : zc_index_prefetch_entry)(&shard->index,
+                                                                          key->object, key->index);
         return;
     }
     const struct zc_entry *entry = zc_index_find(&shard->index, key->object, key->index);
@@ -95,8 +95,7 @@ static void look_ahead(struct gets *gets, size_t i, enum step step)
     if (i + step >= gets->count)
         return;
     struct zc_shard *shard = gets->shards[(i + step) % AHEAD];
-    bool is_large =
-        atomic_load_explicit(&shard->zpages, memory_order_relaxed) >= CACHED_ENTRIES;
+    bool is_large = atomic_load_explicit(&shard->zpages, memory_order_relaxed) >= CACHED_ENTRIES;
     if (step != BYTES && !is_large)
         return;
 

@@ -235,8 +235,7 @@ static struct leaf *leaf_resize(struct zc_index *index, struct object *object, u
 }
 
 /* Splits the leaf by the next bit of the hash. False: out of memory. */
-static bool leaf_split(struct zc_index *index, struct object *object, uint64_t h,
-                       struct leaf *leaf)
+static bool leaf_split(struct zc_index *index, struct object *object, uint64_t h, struct leaf *leaf)
 {
     uint64_t bit = UINT64_C(1) << (63 - leaf->depth);
     uint32_t count[2] = {0};
@@ -269,8 +268,7 @@ static bool leaf_split(struct zc_index *index, struct object *object, uint64_t h
 }
 
 /* Merges the leaf with its buddy where both together are small. */
-static void leaf_merge(struct zc_index *index, struct object *object, uint64_t h,
-                       struct leaf *leaf)
+static void leaf_merge(struct zc_index *index, struct object *object, uint64_t h, struct leaf *leaf)
 {
     if (leaf->depth == 0)
         return;
@@ -609,7 +607,8 @@ static const char *object_check(const struct zc_index *index, const struct objec
         }
         count += leaf->count;
     }
-    return count == object->count && count > 0 ? NULL : "an object counts other entries than it has";
+    return count == object->count && count > 0 ? NULL
+                                               : "an object counts other entries than it has";
 }
 
 const char *zc_index_check(const struct zc_index *index)

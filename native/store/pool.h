@@ -20,7 +20,7 @@
 
 #define ZC_SHARD_BITS 4u
 #define ZC_SHARDS (1u << ZC_SHARD_BITS) /* of a pool */
-#define ZC_DIST_BUCKETS 64u /* of the zpage-size histograms */
+#define ZC_DIST_BUCKETS 64u             /* of the zpage-size histograms */
 
 /* A pool's parameters, all changeable while it is in use. */
 enum zc_param {
@@ -102,11 +102,18 @@ int zc_parse_size(const char *value, uint64_t total, uint64_t *out);
 
 bool zc_pool_name_is_valid(const char *name);
 
+/* As zc_pool_create(); why NULL: not wanted. */
+int zc_pool_create_why(zc_store *store, const struct zc_pool_config *config, zc_pool **out,
+                       struct zc_text *why);
+
 /* Forgets every page. Returns how many. */
 int64_t zc_pool_clear(zc_pool *pool);
 
 /* So many zpages were freed: compacts, where that left the allocator sparse. Takes every lock. */
 void zc_pool_freed(zc_pool *pool, size_t zpages);
+
+/* Flips a bit of a stored zpage, to see that it is noticed. -ENOENT: there is none. */
+int zc_debug_damage(zc_pool *pool, uint64_t object, uint32_t index);
 
 /* The pool's histograms, each of ZC_DIST_BUCKETS. */
 void zc_pool_get_dist(zc_pool *pool, uint64_t *curr, uint64_t *cumul);

@@ -239,8 +239,7 @@ static void put_all(zc_pool *pool, struct zc_compressor *compressor, const struc
 
     for (size_t i = 0; i < count; i++) {
         struct put *put = &puts[i % 2], *before = &puts[(i + 1) % 2];
-        *put = (struct put){
-            &keys[i], pages[i], .zpage = compressor->zpage[i % 2], .stamp = stamp};
+        *put = (struct put){&keys[i], pages[i], .zpage = compressor->zpage[i % 2], .stamp = stamp};
         put_compress(pool, compressor, put);
         if (i > 0)
             results[i - 1] = put_finish(pool, before);
