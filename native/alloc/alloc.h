@@ -63,6 +63,19 @@ struct zc_alloc_stats {
     size_t metadata_bytes; /* outside frames; what was charged */
 };
 
+#define ZC_FULLNESS 9u /* eighths of its slots that a zspage uses, and: none free in its frames */
+
+/* A size class of zsmalloc's. */
+struct zc_class_stats {
+    uint32_t size; /* bytes a slot; page_size: a zpage alone in its frame */
+    uint32_t frames_per_zspage, slots_per_zspage;
+    size_t fullness[ZC_FULLNESS]; /* zspages; isolated ones are not among them */
+    size_t zspages;
+    size_t slots, zpages; /* in its frames; of these: used */
+    size_t frames;
+    size_t freeable; /* frames: what moving zpages together could free */
+};
+
 /* Which frames are to be emptied. */
 enum zc_isolate {
     ZC_ISOLATE_COLDEST,  /* touched longest ago */
@@ -103,8 +116,9 @@ struct zc_alloc_ops {
     size_t (*release)(void *alloc, uint32_t isolated);
 
     void (*get_stats)(void *alloc, struct zc_alloc_stats *out);
-    /* The lines of a table of size classes, without a heading. NULL: there are none. */
-    void (*classes)(void *alloc, struct zc_text *out);
+    /* Adds to the first `max` of out[], one a size class by size; all instances of a page size have
+     * the same. Returns how many classes there are. NULL: none. */
+    size_t (*class_stats)(void *alloc, struct zc_class_stats *out, size_t max);
     /* Would moving zpages together free an eighth of the frames, or more? Cheap. */
     bool (*is_sparse)(void *alloc);
     /* Goes through everything: lists, counts, accounting. 0, or -EUCLEAN with what is wrong. */

@@ -63,20 +63,21 @@ static void sort_heap(uint64_t *found, uint32_t count)
     }
 }
 
-void zc_coldest_offer(struct zc_coldest *coldest, uint32_t number, uint32_t stamp)
+void zc_coldest_keep(struct zc_coldest *coldest, uint32_t number, uint32_t stamp)
 {
     if (coldest->count == 0)
         coldest->origin = stamp - MIDDLE;
 
     uint64_t item = (uint64_t)(stamp - coldest->origin) << 32 | number;
-    if (coldest->count == coldest->room) {
-        if (item < coldest->found[0])
-            sift_down(coldest->found, coldest->count, 0, item);
-        return;
-    }
-    coldest->found[coldest->count++] = item;
     if (coldest->count == coldest->room)
+        sift_down(coldest->found, coldest->count, 0, item);
+    else
+        coldest->found[coldest->count++] = item;
+    if (coldest->count < coldest->room)
+        return;
+    if (coldest->limit == UINT64_MAX)
         make_heap(coldest->found, coldest->count);
+    coldest->limit = coldest->found[0];
 }
 
 /* False: there is nothing to be found, or no memory. */
@@ -85,6 +86,7 @@ static bool scan(struct zc_coldest *coldest, void *alloc, const struct zc_coldes
     size_t room = zc_max(ROOM_MIN, zc_min(ops->count(alloc) / SHARE, ROOM_MAX));
 
     coldest->next = coldest->count = 0;
+    coldest->limit = UINT64_MAX;
     if (room != coldest->room)
         set_room(coldest, (uint32_t)room);
     if (!coldest->found)

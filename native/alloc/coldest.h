@@ -27,7 +27,8 @@ struct zc_coldest {
     uint64_t *found;       /* age and number of each; coldest first, while scanning a heap */
     uint32_t next, count;  /* of found: the next to be handed out, and how many there are */
     _Atomic uint32_t room; /* of found; written under the lock */
-    uint32_t origin;       /* the stamp whose age is 0 */
+    uint32_t origin;       /* the stamp of age 0 */
+    uint64_t limit;        /* while scanning: what is younger is not kept */
 };
 
 struct zc_coldest_ops {
@@ -49,8 +50,15 @@ void zc_coldest_destroy(struct zc_coldest *coldest);
  * number; 0: there is none, or no memory to look for it. */
 uint32_t zc_coldest_next(struct zc_coldest *coldest, void *alloc, const struct zc_coldest_ops *ops);
 
-/* For ops->scan() only. Any order of numbers. */
-void zc_coldest_offer(struct zc_coldest *coldest, uint32_t number, uint32_t stamp);
+void zc_coldest_keep(struct zc_coldest *coldest, uint32_t number, uint32_t stamp);
+/* For ops->scan() only, which may go through the numbers in any order. */
+static inline void zc_coldest_offer(struct zc_coldest *coldest, uint32_t number, uint32_t stamp)
+{
+    uint64_t item = (uint64_t)(stamp - coldest->origin) << 32 | number;
+
+    if (item < coldest->limit)
+        zc_coldest_keep(coldest, number, stamp);
+}
 
 /* What it has allocated now. */
 static inline size_t zc_coldest_bytes(const struct zc_coldest *coldest)

@@ -1,44 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * LZ4. Its source is compiled here, for one thing that its interface does not give: a table that stays
- * from page to page. LZ4_compress_fast_extState_fastReset() clears it for every input of 4 KiB and more,
- * some 5 % of a put. Its entries are 16-bit positions, counted on over the inputs, and those before an
- * input are passed over (dictSmall), so it needs clearing only when they would run over.
- */
-#define LZ4_STATIC_LINKING_ONLY_DISABLE_MEMORY_ALLOCATION
-#include <lz4.c>
-
 #include <errno.h>
+#define LZ4_STATIC_LINKING_ONLY /* LZ4_compress_fast_extState_fastReset */
+#include <lz4.h>
 
 #include "base/base.h"
 #include "codec/kind.h"
 
-#define POSITIONS 0xffffu
+#define MAX_ACCELERATION 65537 /* more is as much, says lz4.h */
 
-static void keep_table(LZ4_stream_t_internal *stream, size_t page_size)
-{
-    if (stream->currentOffset + page_size >= POSITIONS) {
-        memset(stream->hashTable, 0, sizeof(stream->hashTable));
-        stream->currentOffset = 0;
-    }
-    stream->dictSize = 0;
-}
-
+/*
+ * Clears its table, 16 KiB, for every page: some 5 % of the work. To go on with the table of the page
+ * before and pass over what is too old in it costs more, measured on real pages: 1 to 8 % where that is
+ * asked of every entry, 20 to 40 % where only of those whose bytes agree, since pages are alike. Half
+ * the table saves 2 % and makes zpages up to 0.6 % larger.
+ */
 static size_t lz4_compress(const struct zc_codec *codec, void *state, const void *page, void *dst)
-{
-    LZ4_stream_t_internal *stream = &((LZ4_stream_t *)state)->internal_donotuse;
-    int size = (int)codec->page_size;
-
-    keep_table(stream, codec->page_size);
-    int len = LZ4_compress_generic(stream, page, dst, size, NULL, 0, notLimited, byU16, noDict,
-                                   dictSmall, codec->level);
-    ZC_ASSERT(len > 0);
-    return (size_t)len;
-}
-
-/* Pages with positions of more than 16 bits. */
-static size_t lz4_compress_large(const struct zc_codec *codec, void *state, const void *page,
-                                 void *dst)
 {
     int len = LZ4_compress_fast_extState_fastReset(state, page, dst, (int)codec->page_size,
                                                    (int)codec->bound, codec->level);
@@ -56,17 +32,16 @@ static int lz4_decompress(const struct zc_codec *codec, void *state, const void 
     return len == (int)codec->page_size ? 0 : -EIO;
 }
 
-static void lz4_init(const struct zc_codec *codec, void *state)
+static void lz4_init_compressor(const struct zc_codec *codec, void *state)
 {
-    (void)codec;
-    LZ4_initStream(state, sizeof(LZ4_stream_t));
+    LZ4_initStream(state, codec->compressor_size);
 }
 
 static int lz4_setup(struct zc_codec *codec)
 {
-    codec->bound = (size_t)LZ4_COMPRESSBOUND(codec->page_size);
+    codec->bound = (size_t)LZ4_compressBound((int)codec->page_size);
     codec->compressor_size = sizeof(LZ4_stream_t);
-    codec->compress = codec->page_size < LZ4_64Klimit ? lz4_compress : lz4_compress_large;
+    codec->compress = lz4_compress;
     codec->decompress = lz4_decompress;
     return 0;
 }
@@ -74,8 +49,8 @@ static int lz4_setup(struct zc_codec *codec)
 const struct zc_codec_kind zc_lz4_kind = {
     .name = "lz4",
     .min_level = 1,
-    .max_level = LZ4_ACCELERATION_MAX,
-    .default_level = LZ4_ACCELERATION_DEFAULT,
+    .max_level = MAX_ACCELERATION,
+    .default_level = 1,
     .setup = lz4_setup,
-    .init_compressor = lz4_init,
+    .init_compressor = lz4_init_compressor,
 };
