@@ -86,7 +86,7 @@ static bool is_list_right(const struct zsmalloc *zs, unsigned class, enum zs_lis
         struct zs_zspage *zspage = zs_at(zs, number);
         if (zspage->class != class || zs_list(zspage) != list)
             return false;
-        if (zs_at(zs, zspage->next)->prev != number)
+        if (zspage->next - 1 >= zs->table.top || zs_at(zs, zspage->next)->prev != number)
             return false;
         number = zspage->next;
     }

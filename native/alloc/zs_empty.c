@@ -146,6 +146,8 @@ bool zc_zs_next(void *alloc, uint32_t isolated, zc_handle after, zc_handle *hand
             continue;
         *handle = zs_handle(isolated, slot);
         *owner = zc_owner_get(head);
+        if (*owner >> 32 > ZC_OWNER_HIGH_MAX)
+            *owner = ZC_NO_OWNER; /* it may also have been freed just now */
         return true;
     }
     return false;

@@ -6,9 +6,9 @@
 #include "alloc/zs.h"
 
 #define SHARE 32u /* of a class's frames, that part is taken at a time */
-#define BORROW_FRAMES \
-    8u /* a class of fewer frames uses another's free slots before it takes one, */
-#define BORROW_SHARE 16u /* if they are larger by at most that part */
+/* A class of few frames uses free slots of others, larger by at most a part, before it takes one. */
+#define BORROW_FRAMES 16u
+#define BORROW_SHARE 16u
 #define IN_LISTS (((1u << ZS_LISTS) - 1) & ~1u)
 #define WITH_ROOM (IN_LISTS & ~(1u << ZS_SHORT))
 
@@ -281,7 +281,7 @@ static zc_handle take(struct zsmalloc *zs, unsigned class, uint32_t stamp)
     return handle;
 }
 
-/* Of a class with hardly larger slots, for one that has few frames. */
+/* A slot that is hardly larger. */
 static zc_handle borrow(struct zsmalloc *zs, unsigned class, size_t size, uint32_t stamp)
 {
     if (zs_load(&zs->classes[class].frames) >= BORROW_FRAMES)

@@ -20,7 +20,7 @@
 #endif
 
 #define RUN_BYTES (2u * 1024 * 1024) /* at least; or RUN_FRAMES frames */
-#define RUN_FRAMES 128u
+#define RUN_FRAMES 256u
 #define BATCH_BYTES (128u * 1024) /* made resident, or given back, at one time */
 #define BATCH_MAX 64u             /* frames: the same, whatever the page size */
 #define RESERVE_BATCHES 4u

@@ -215,8 +215,9 @@ static void do_stats(zc_pool *pool)
            " raw_pages=%" PRIu64 " zbytes=%" PRIu64 " frames=%" PRIu64 " metadata_bytes=%" PRIu64
            " used_bytes=%" PRIu64,
            s.gets, s.gets_found, s.flush_total, s.flush_found, s.flobj_total, s.flobj_found,
-           s.put_to_flush, s.dup_puts, s.kept_rejected, s.zpages, s.same_filled, s.raw_pages,
-           s.zbytes, s.frames, s.metadata_bytes, s.used_bytes);
+           s.put_to_flush, s.dup_puts, s.kept_rejected, s.damaged, s.compacted_frames,
+           s.compacted_zpages, s.reclaimed_frames, s.reclaimed_zpages, s.zpages, s.same_filled,
+           s.raw_pages, s.zbytes, s.frames, s.metadata_bytes, s.used_bytes);
 }
 
 static void do_totals(struct driver *driver)
