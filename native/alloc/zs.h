@@ -124,7 +124,11 @@ static inline unsigned zs_class_of(const struct zs_shapes *shapes, size_t size)
 
     if (slot > shapes->page_size)
         return ZS_HUGE;
-    return shapes->of[(slot + ((size_t)1 << shapes->step_shift) - 1) >> shapes->step_shift];
+
+    unsigned class =
+        shapes->of[(slot + ((size_t)1 << shapes->step_shift) - 1) >> shapes->step_shift];
+    bool has_smaller = class + 1 < shapes->count && shapes->shape[class + 1].size >= slot;
+    return class + has_smaller;
 }
 
 /* Slots that lie wholly in the first `frames` frames. */
