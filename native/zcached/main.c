@@ -47,7 +47,7 @@ static const char *target(void)
 
 static int version(void)
 {
-    printf("zcached %s abi %u page_size %ld %s\n", zc_version(), ZC_ABI, sysconf(_SC_PAGESIZE),
+    printf("zcached %s abi %u page_size %ld %s\n", zc_version_text(), ZC_ABI, sysconf(_SC_PAGESIZE),
            target());
     return ZC_EXIT_OK;
 }
