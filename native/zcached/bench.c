@@ -306,9 +306,13 @@ int zc_bench(const struct zc_options *options)
     struct bench bench = {0};
     int error = zc_store_create(&config, &bench.store);
 
-    if (error == -EINVAL)
-        return complain(error, "--page-size: not the OS page size times a power of two", "",
-                        ZC_EXIT_USAGE);
+    if (error == -EINVAL) {
+        char what[96];
+        snprintf(what, sizeof(what),
+                 "--page-size %u: not the OS page size, %ld, times a power of two",
+                 options->page_size, sysconf(_SC_PAGESIZE));
+        return complain(error, what, "", ZC_EXIT_USAGE);
+    }
     if (error)
         return complain(error, "no memory for a store", "", ZC_EXIT_FAILED);
     int code = with_store(&bench, options);

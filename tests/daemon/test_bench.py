@@ -121,7 +121,7 @@ def test_time_is_kept_to_and_it_says_over_how_much_it_measured(tmp_path: Path) -
         (["--codec", "zip"], 2, "codec 'zip': not one of lz4 zstd none"),
         (["--codec", "lz4", "--codec", "zstd:0"], 2, "the level of zstd is -5..19 without 0"),
         (["--codec", "zstd:dict=1"], 2, "no such dictionary"),
-        (["--page-size", "5000"], 2, "not the OS page size times a power of two"),
+        (["--page-size", "5000"], 2, "--page-size 5000: not the OS page size, "),
         (["--pages", "0"], 2, "--pages: not 1 to 262144: 0"),
         (["--seconds", "x"], 2, "--seconds: not 1 to 3600: x"),
         (["--pid", "1", "--file", "x"], 2, "--pid or --file, not both"),
