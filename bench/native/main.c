@@ -47,7 +47,7 @@ struct pages {
 };
 
 struct packed {
-    const struct zc_codec *codec;
+    struct zc_codec *codec;
     void *state;
     char *bytes; /* zpages one after another */
     uint32_t *sizes;
@@ -109,10 +109,11 @@ static void load(struct pages *pages, const char *path, size_t page_size, size_t
 
 static void packed_init(struct packed *packed, const struct pages *pages)
 {
-    packed->codec = zc_codec_find("lz4");
-    packed->state = malloc(packed->codec->state_size);
-    packed->codec->init(packed->state);
-    size_t room = pages->count * packed->codec->bound(pages->page_size);
+    if (zc_codec_create("lz4", pages->page_size, NULL, NULL, &packed->codec, NULL) != 0)
+        die("cannot be made", "lz4");
+    packed->state = malloc(packed->codec->compressor_size);
+    zc_compressor_init(packed->codec, packed->state);
+    size_t room = pages->count * packed->codec->bound;
     packed->bytes = malloc(room);
     memset(packed->bytes, 1, room);
     packed->sizes = malloc(pages->count * sizeof(*packed->sizes));
@@ -124,8 +125,8 @@ static double packed_put(struct packed *packed, const struct pages *pages)
     double start = now_ns();
 
     for (size_t i = 0; i < pages->count; i++) {
-        packed->sizes[i] = (uint32_t)packed->codec->compress(packed->state, page_at(pages, i),
-                                                             pages->page_size, to);
+        packed->sizes[i] =
+            (uint32_t)zc_compress(packed->codec, packed->state, page_at(pages, i), to);
         to += packed->sizes[i];
     }
     return (now_ns() - start) / (double)pages->count;
@@ -140,7 +141,7 @@ static double packed_get(const struct packed *packed, const struct pages *pages,
 
     for (size_t i = 0; i < pages->count; i++) {
         char *page = to + i % slots * pages->page_size;
-        if (packed->codec->decompress(from, packed->sizes[i], page, pages->page_size) != 0)
+        if (zc_decompress(packed->codec, NULL, from, packed->sizes[i], page) != 0)
             die("it does not decompress", "lz4");
         from += packed->sizes[i];
     }
@@ -162,6 +163,7 @@ static void keep_stored(struct pages *pages)
     pages->count = kept;
     free(packed.bytes);
     free(packed.state);
+    zc_codec_destroy(packed.codec);
     free(packed.sizes);
 }
 

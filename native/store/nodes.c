@@ -273,8 +273,22 @@ static int show_allocator(void *view, const struct zc_node *node, struct zc_text
 static int show_codec(void *view, const struct zc_node *node, struct zc_text *out)
 {
     (void)node;
-    zc_text_add(out, "%s", pool_of(view)->codec->name);
+    zc_codecs_show(pool_of(view), out);
     return 0;
+}
+
+static int check_codec(void *view, const struct zc_node *node, const char *value,
+                       struct zc_text *why)
+{
+    (void)node;
+    return zc_codecs_check(pool_of(view)->store, value, why);
+}
+
+static int store_codec(void *view, const struct zc_node *node, const char *value,
+                       struct zc_text *why)
+{
+    (void)node;
+    return zc_codecs_set(pool_of(view), value, why);
 }
 
 static int show_id(void *view, const struct zc_node *node, struct zc_text *out)
@@ -290,6 +304,13 @@ static int show_pool_param(void *view, const struct zc_node *node, struct zc_tex
     return 0;
 }
 
+static uint64_t largest(const struct zc_node *node)
+{
+    if (node->type == ZC_NODE_PERCENT)
+        return 100;
+    return node->type == ZC_NODE_BOOL ? 1 : ZC_ENTROPY_MAX;
+}
+
 static int parse_pool_param(zc_pool *pool, const struct zc_node *node, const char *value,
                             uint64_t *out)
 {
@@ -303,7 +324,7 @@ static int parse_pool_param(zc_pool *pool, const struct zc_node *node, const cha
         end++;
     if (*end)
         return -EINVAL;
-    return *out > (node->type == ZC_NODE_PERCENT ? 100 : 1) ? -ERANGE : 0;
+    return *out > largest(node) ? -ERANGE : 0;
 }
 
 static int check_pool_param(void *view, const struct zc_node *node, const char *value,
@@ -352,6 +373,12 @@ const struct zc_node zc_pool_param_nodes[] = {
           ZC_PARAM_EXCLUSIVE_GETS, "a get takes the page away"),
     PARAM("keep_rejected", ZC_NODE_BOOL, "", "0 or 1", "0", ZC_PARAM_KEEP_REJECTED,
           "keep badly compressing pages uncompressed, a frame each, counted in kept_rejected"),
+    PARAM("checksums", ZC_NODE_BOOL, "", "0 or 1", "1", ZC_PARAM_CHECKSUMS,
+          "zpages stored from now on get a checksum, which a get verifies"),
+    PARAM("entropy_gate", ZC_NODE_UINT, "millibits a byte", "0..8000", "0", ZC_PARAM_ENTROPY_GATE,
+          "a page estimated above this is refused uncompressed (entropy_rejected); 0: none is"),
+    PARAM("compact_auto", ZC_NODE_BOOL, "", "0 or 1", "1", ZC_PARAM_COMPACT_AUTO,
+          "compact when flushes have left the frames badly filled"),
     {0},
 };
 
@@ -410,6 +437,11 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(flush_found, ZC_NODE_UINT, "flushes", "of flush_total: found"),
     POOL_STAT(flobj_total, ZC_NODE_UINT, "flushes", "objects asked to be forgotten"),
     POOL_STAT(flobj_found, ZC_NODE_UINT, "flushes", "of flobj_total: found"),
+    POOL_STAT(damaged, ZC_NODE_UINT, "gets", "pages that were not as they had been stored: EIO"),
+    POOL_STAT(compacted_frames, ZC_NODE_UINT, "frames", "freed by compaction"),
+    POOL_STAT(compacted_zpages, ZC_NODE_UINT, "pages", "moved by compaction"),
+    POOL_STAT(reclaimed_frames, ZC_NODE_UINT, "frames", "freed by reclaim, coldest first"),
+    POOL_STAT(reclaimed_zpages, ZC_NODE_UINT, "pages", "given up by reclaim"),
     POOL_STAT(zpages, ZC_NODE_UINT, "pages", "compressed pages held"),
     POOL_STAT(same_filled, ZC_NODE_UINT, "pages", "same-filled pages held, without a frame"),
     POOL_STAT(raw_pages, ZC_NODE_UINT, "pages", "uncompressed pages held (keep_rejected)"),
@@ -451,6 +483,45 @@ static int store_destroy(void *view, const struct zc_node *node, const char *val
     return dropped < 0 ? (int)dropped : 0;
 }
 
+static int store_compact(void *view, const struct zc_node *node, const char *value,
+                         struct zc_text *why)
+{
+    int64_t frames = zc_pool_compact(pool_of(view));
+
+    (void)node;
+    (void)value;
+    if (frames < 0)
+        zc_text_add(why, "pool '%s' is already destroyed", pool_of(view)->name);
+    return frames < 0 ? (int)frames : 0;
+}
+
+static int check_shrink(void *view, const struct zc_node *node, const char *value,
+                        struct zc_text *why)
+{
+    uint64_t frames;
+    const char *end;
+
+    if (!parse_number(value, &frames, &end) || *end || frames == 0)
+        return complain(why, -EINVAL, value, node, node->range);
+    if (pool_of(view)->kind == ZC_EPHEMERAL)
+        return 0;
+    zc_text_add(why, "shrink: pool '%s' is persistent, its pages may not be dropped",
+                pool_of(view)->name);
+    return -EPERM;
+}
+
+static int store_shrink(void *view, const struct zc_node *node, const char *value,
+                        struct zc_text *why)
+{
+    struct zc_reclaimed reclaimed;
+    int error = zc_pool_reclaim(pool_of(view), strtoull(value, NULL, 10), NULL, NULL, &reclaimed);
+
+    (void)node;
+    if (error)
+        zc_text_add(why, "shrink: pool '%s' is destroyed, or memory is short", pool_of(view)->name);
+    return error;
+}
+
 static const struct zc_node pool_nodes[] = {
     {.name = "id",
      .type = ZC_NODE_UINT,
@@ -476,10 +547,12 @@ static const struct zc_node pool_nodes[] = {
     {.name = "codec",
      .type = ZC_NODE_TEXT,
      .unit = "",
-     .range = "",
-     .deflt = "",
-     .meaning = "what compresses new pages",
-     .show = show_codec},
+     .range = "lz4[:1..65537], zstd[:-5..19][:dict=ID], lzo or none",
+     .deflt = "lz4",
+     .meaning = "what compresses new pages; stored ones keep theirs",
+     .show = show_codec,
+     .check = check_codec,
+     .store = store_codec},
     {.name = "params",
      .type = ZC_NODE_DIR,
      .unit = "",
@@ -510,6 +583,23 @@ static const struct zc_node pool_nodes[] = {
      .meaning = "zpages ever stored by size: upper bound and count a line",
      .arg = 1,
      .show = show_dist},
+    {.name = "compact",
+     .type = ZC_NODE_ACTION,
+     .unit = "",
+     .range = "1",
+     .deflt = "",
+     .meaning = "write 1: move zpages together, see stats/compacted_frames",
+     .check = check_one,
+     .store = store_compact},
+    {.name = "shrink",
+     .type = ZC_NODE_ACTION,
+     .unit = "frames",
+     .range = "1..",
+     .deflt = "",
+     .meaning = "write a number: drop the coldest pages of an ephemeral pool until so many frames "
+                "are free",
+     .check = check_shrink,
+     .store = store_shrink},
     {.name = "destroy",
      .type = ZC_NODE_ACTION,
      .unit = "",
@@ -611,7 +701,6 @@ static int check_create(void *object, const struct zc_node *node, const char *va
     struct create_request request;
     const char *name = request.words[0], *kind = request.words[1];
 
-    (void)object;
     (void)node;
     int error = parse_create(value, &request, why);
     if (error)
@@ -623,11 +712,9 @@ static int check_create(void *object, const struct zc_node *node, const char *va
     else if (strcmp(kind, "persistent") != 0 && strcmp(kind, "ephemeral") != 0)
         zc_text_add(why, "create: kind='%s' is not persistent or ephemeral", kind);
     else if (!zc_alloc_find(request.words[2]))
-        zc_text_add(why, "create: allocator='%s' is not zbud", request.words[2]);
-    else if (!zc_codec_find(request.words[3]))
-        zc_text_add(why, "create: codec='%s' is not lz4", request.words[3]);
+        zc_text_add(why, "create: allocator='%s' is not zbud or zsmalloc", request.words[2]);
     else
-        return 0;
+        return zc_codecs_check(object, request.words[3], why);
     return -EINVAL;
 }
 
@@ -648,9 +735,7 @@ static int store_create(void *object, const struct zc_node *node, const char *va
         .allocator = request.words[2],
         .codec = request.words[3],
     };
-    error = zc_pool_create(object, &config, &pool);
-    if (error == -EEXIST)
-        zc_text_add(why, "pool '%s' exists already", config.name);
+    error = zc_pool_create_why(object, &config, &pool, why);
     if (!error)
         zc_pool_release(pool);
     return error;
@@ -660,13 +745,156 @@ static const struct zc_node pools_nodes[] = {
     {.name = "create",
      .type = ZC_NODE_ACTION,
      .unit = "",
-     .range = "name=NAME kind=persistent|ephemeral [allocator=zbud] [codec=lz4]",
+     .range = "name=NAME kind=persistent|ephemeral [allocator=zbud|zsmalloc] [codec=lz4]",
      .deflt = "",
      .meaning = "write: make a pool",
      .check = check_create,
      .store = store_create},
     {0},
 };
+
+/* ---- codecs and dictionaries ---- */
+
+static int show_codecs(void *object, const struct zc_node *node, struct zc_text *out)
+{
+    (void)object;
+    (void)node;
+    zc_text_add(out, "%s", zc_codec_names());
+    return 0;
+}
+
+static int show_dictionary_size(void *dictionary, const struct zc_node *node, struct zc_text *out)
+{
+    (void)node;
+    show_u64(out, zc_dictionary_size(dictionary));
+    return 0;
+}
+
+static int show_dictionary_hash(void *dictionary, const struct zc_node *node, struct zc_text *out)
+{
+    (void)node;
+    zc_text_add(out, "%016" PRIx64, zc_dictionary_hash(dictionary));
+    return 0;
+}
+
+static const struct zc_node dictionary_nodes[] = {
+    {.name = "size",
+     .type = ZC_NODE_BYTES,
+     .unit = "bytes",
+     .range = "",
+     .deflt = "",
+     .meaning = "of the dictionary",
+     .show = show_dictionary_size},
+    {.name = "hash",
+     .type = ZC_NODE_TEXT,
+     .unit = "",
+     .range = "",
+     .deflt = "",
+     .meaning = "XXH3 of its bytes, 64 bits in hexadecimal",
+     .show = show_dictionary_hash},
+    {0},
+};
+
+static void close_dictionary(void *dictionary)
+{
+    zc_dictionary_unref(dictionary);
+}
+
+static const struct zc_node each_dictionary = {
+    .name = "ID",
+    .type = ZC_NODE_DIR,
+    .unit = "",
+    .range = "",
+    .deflt = "",
+    .meaning = "one dictionary",
+    .children = dictionary_nodes,
+    .close = close_dictionary,
+};
+
+static bool parse_id(const char *name, uint32_t *id)
+{
+    uint64_t number;
+    const char *end;
+
+    if (!parse_number(name, &number, &end) || *end || number > UINT32_MAX)
+        return false;
+    *id = (uint32_t)number;
+    return true;
+}
+
+static void *lookup_dictionary(void *object, const char *name)
+{
+    uint32_t id;
+
+    return parse_id(name, &id) ? zc_dictionaries_find(object, id) : NULL;
+}
+
+struct emitter {
+    int (*emit)(void *arg, const char *name);
+    void *arg;
+};
+
+static int emit_id(void *arg, uint32_t id)
+{
+    const struct emitter *emitter = arg;
+    char name[16];
+
+    snprintf(name, sizeof(name), "%" PRIu32, id);
+    return emitter->emit(emitter->arg, name);
+}
+
+static int list_dictionaries(void *object, int (*emit)(void *arg, const char *name), void *arg)
+{
+    struct emitter emitter = {emit, arg};
+
+    return zc_dictionaries_list(object, emit_id, &emitter);
+}
+
+static int check_remove(void *object, const struct zc_node *node, const char *value,
+                        struct zc_text *why)
+{
+    uint32_t id;
+
+    (void)object;
+    return parse_id(value, &id) ? 0 : complain(why, -EINVAL, value, node, node->range);
+}
+
+static int store_remove(void *object, const struct zc_node *node, const char *value,
+                        struct zc_text *why)
+{
+    uint32_t id;
+    int error = parse_id(value, &id) ? zc_dictionary_remove(object, id) : -EINVAL;
+
+    (void)node;
+    if (error == -ENOENT)
+        zc_text_add(why, "remove: there is no dictionary %s", value);
+    if (error == -EBUSY)
+        zc_text_add(why, "remove: dictionary %s is a pool's, or stored pages need it", value);
+    return error;
+}
+
+static const struct zc_node dictionaries_nodes[] = {
+    {.name = "remove",
+     .type = ZC_NODE_ACTION,
+     .unit = "",
+     .range = "the number of a dictionary that no pool and no page uses",
+     .deflt = "",
+     .meaning = "write a number: forget that dictionary",
+     .check = check_remove,
+     .store = store_remove},
+    {0},
+};
+
+/* ---- checks ---- */
+
+static int show_check(void *object, const struct zc_node *node, struct zc_text *out)
+{
+    char why[256];
+
+    (void)node;
+    zc_text_add(out, "%s", zc_store_check(object, why, sizeof(why)) == 0 ? "ok" : why);
+    return 0;
+}
 
 const struct zc_node zc_store_nodes[] = {
     {.name = "page_size",
@@ -702,5 +930,29 @@ const struct zc_node zc_store_nodes[] = {
      .each = &each_pool,
      .list = list_pools,
      .lookup = lookup_pool},
+    {.name = "codecs",
+     .type = ZC_NODE_TEXT,
+     .unit = "",
+     .range = "",
+     .deflt = "",
+     .meaning = "the codecs of this build",
+     .show = show_codecs},
+    {.name = "dictionaries",
+     .type = ZC_NODE_DIR,
+     .unit = "",
+     .range = "",
+     .deflt = "",
+     .meaning = "bytes that zstd may compress against, loaded over the data socket",
+     .children = dictionaries_nodes,
+     .each = &each_dictionary,
+     .list = list_dictionaries,
+     .lookup = lookup_dictionary},
+    {.name = "check",
+     .type = ZC_NODE_TABLE,
+     .unit = "",
+     .range = "",
+     .deflt = "",
+     .meaning = "goes through everything that is held: ok, or what is wrong",
+     .show = show_check},
     {0},
 };

@@ -71,7 +71,18 @@ static int answer_error(struct zc_session *session, const struct zc_request *req
     };
 
     session->server->errors++;
-    return zc_wire_write(session->wire.fd, &answer, sizeof(answer), session->why, answer.payload);
+    return zc_wire_answer(&session->wire, &answer, sizeof(answer), session->why, answer.payload,
+                          false);
+}
+
+/* Is the next request here as a whole? Then its answer follows at once, and both go together: a
+ * call each costs as much as some pages. */
+static bool next_is_here(const struct zc_session *session)
+{
+    struct zc_request next;
+    size_t ahead = zc_wire_peek(&session->wire, &next, sizeof(next));
+
+    return ahead && next.payload <= ahead - sizeof(next);
 }
 
 /* Reads what the header announced, carries it out, answers. < 0: the connection is to end. */
@@ -92,8 +103,8 @@ static int serve_request(struct zc_session *session, const struct zc_request *re
 
     error = zc_session_run(session, request, &answer);
     error = error ? answer_error(session, request, error)
-                  : zc_wire_write(session->wire.fd, &answer, sizeof(answer), session->out,
-                                  answer.payload);
+                  : zc_wire_answer(&session->wire, &answer, sizeof(answer), session->out,
+                                   answer.payload, next_is_here(session));
 unreserve:
     if (needed > BUFFER_KEPT)
         zc_session_free_buffers(session);
@@ -136,6 +147,7 @@ void zc_data_serve(struct zc_data_server *server, int fd)
         if (request.op == ZC_OP_SEGMENT)
             zc_session_drop_passed(&session);
     }
+    zc_wire_flush(&session.wire);
     if (error != ZC_WIRE_END)
         zc_log_line(server->log, "warning", "data connection ended: %s",
                     session.why[0] ? session.why : strerror(-error));

@@ -39,7 +39,8 @@ struct replay {
     size_t put_pages; /* how many were put */
     uint64_t done_steps, next_progress_ns;
 
-    uint64_t stored, same_filled, refused[ZC_REFUSALS], lost, mismatches;
+    uint64_t given_up; /* by the pool, before the first put */
+    uint64_t stored, same_filled, refused[ZC_REFUSALS], dropped, lost, mismatches;
     uint64_t put_ns, get_ns, put_wall_ns, get_wall_ns;
 };
 
@@ -334,6 +335,24 @@ static int ask_number(const struct replay *replay, const char *what, uint64_t *n
     return error;
 }
 
+/* Of the pages that are missing, as many as an ephemeral pool gave up meanwhile are not lost. */
+static int tell_dropped(struct replay *replay)
+{
+    struct zc_text kind = {0};
+    uint64_t given_up = 0;
+    int error = replay->lost ? ask(replay, "kind", &kind) : 0;
+    bool is_ephemeral = kind.data && strcmp(kind.data, "ephemeral\n") == 0;
+
+    zc_text_free(&kind);
+    if (error || !is_ephemeral)
+        return error;
+    error = ask_number(replay, "stats/reclaimed_zpages", &given_up);
+    given_up -= given_up < replay->given_up ? given_up : replay->given_up;
+    replay->dropped = replay->lost < given_up ? replay->lost : given_up;
+    replay->lost -= replay->dropped;
+    return error;
+}
+
 /* "64 3\n128 9\n" as [[64, 3], [128, 9]]. */
 static int print_histogram(const struct replay *replay)
 {
@@ -389,9 +408,9 @@ static int report(const struct replay *replay)
     printf("{\"report\": {\"pages\": %zu, \"stored\": %" PRIu64 ", \"same_filled\": %" PRIu64 ", ",
            replay->put_pages, replay->stored, replay->same_filled);
     print_refused(replay);
-    printf("\"lost\": %" PRIu64 ", \"mismatches\": %" PRIu64 ", \"frames\": %" PRIu64
-           ", \"used_bytes\": %" PRIu64 ", ",
-           replay->lost, replay->mismatches, frames, used);
+    printf("\"dropped\": %" PRIu64 ", \"lost\": %" PRIu64 ", \"mismatches\": %" PRIu64 ", ",
+           replay->dropped, replay->lost, replay->mismatches);
+    printf("\"frames\": %" PRIu64 ", \"used_bytes\": %" PRIu64 ", ", frames, used);
     if (used)
         printf("\"effective_ratio\": %.3f, ",
                (double)(held * replay->client.page_size) / (double)used);
@@ -431,13 +450,17 @@ static int open_process(struct replay *replay)
 /* Puts, gets, reports; what was put is flushed on every way out but a kept success. */
 static int walk(struct replay *replay)
 {
-    int error = put_all(replay);
+    int error = ask_number(replay, "stats/reclaimed_zpages", &replay->given_up);
+    if (!error)
+        error = put_all(replay);
     if (error == -ESRCH) {
         flush(replay);
         return complain_of_pid(replay, error);
     }
     if (!error)
         error = get_all(replay);
+    if (!error)
+        error = tell_dropped(replay);
     if (!error)
         error = report(replay);
     bool keep = replay->options->keep && !error;

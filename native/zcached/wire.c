@@ -112,7 +112,7 @@ static int read_all(struct zc_wire *wire, char *data, size_t size, int64_t deadl
 void zc_wire_init(struct zc_wire *wire, int fd)
 {
     wire->fd = fd;
-    wire->next = wire->end = 0;
+    wire->next = wire->end = wire->held_size = 0;
 }
 
 int zc_wire_read_header(struct zc_wire *wire, void *header, size_t size, int *passed)
@@ -132,13 +132,16 @@ int zc_wire_read(struct zc_wire *wire, void *data, size_t size, unsigned seconds
     return read_all(wire, data, size, now_ms() + (int64_t)seconds * 1000, passed, &done);
 }
 
-int zc_wire_write(int fd, const void *header, size_t header_size, const void *payload, size_t size)
+/* All of the parts, in order, within the time. */
+static int write_parts(int fd, struct iovec *parts, size_t count)
 {
-    struct iovec iov[2] = {{(void *)header, header_size}, {(void *)payload, size}};
-    struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
     int64_t deadline = now_ms() + ZC_ANSWER_SECONDS * 1000;
+    size_t left = 0;
 
-    while (iov[0].iov_len + iov[1].iov_len) {
+    for (size_t i = 0; i < count; i++)
+        left += parts[i].iov_len;
+    while (left) {
         ssize_t len = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (len < 0) {
             if (errno != EAGAIN && errno != EINTR)
@@ -148,12 +151,55 @@ int zc_wire_write(int fd, const void *header, size_t header_size, const void *pa
                 return error;
             continue;
         }
-        for (int i = 0; i < 2; i++) {
-            size_t part = (size_t)len < iov[i].iov_len ? (size_t)len : iov[i].iov_len;
-            iov[i].iov_base = (char *)iov[i].iov_base + part;
-            iov[i].iov_len -= part;
+        left -= (size_t)len;
+        for (size_t i = 0; i < count; i++) {
+            size_t part = zc_min((size_t)len, parts[i].iov_len);
+            parts[i].iov_base = (char *)parts[i].iov_base + part;
+            parts[i].iov_len -= part;
             len -= (ssize_t)part;
         }
     }
     return 0;
+}
+
+int zc_wire_write(int fd, const void *header, size_t header_size, const void *payload, size_t size)
+{
+    struct iovec parts[] = {{(void *)header, header_size}, {(void *)payload, size}};
+
+    return write_parts(fd, parts, 2);
+}
+
+size_t zc_wire_peek(const struct zc_wire *wire, void *header, size_t size)
+{
+    size_t ahead = wire->end - wire->next;
+    if (ahead < size)
+        return 0;
+
+    memcpy(header, wire->ahead + wire->next, size);
+    return ahead;
+}
+
+int zc_wire_answer(struct zc_wire *wire, const void *header, size_t header_size,
+                   const void *payload, size_t size, bool hold)
+{
+    struct iovec parts[] = {
+        {wire->held, wire->held_size}, {(void *)header, header_size}, {(void *)payload, size}};
+
+    if (hold && !wire->held_size && header_size + size <= sizeof(wire->held)) {
+        memcpy(wire->held, header, header_size);
+        if (size)
+            memcpy(wire->held + header_size, payload, size);
+        wire->held_size = header_size + size;
+        return 0;
+    }
+    wire->held_size = 0;
+    return write_parts(wire->fd, parts, 3);
+}
+
+int zc_wire_flush(struct zc_wire *wire)
+{
+    struct iovec part = {wire->held, wire->held_size};
+
+    wire->held_size = 0;
+    return write_parts(wire->fd, &part, 1);
 }

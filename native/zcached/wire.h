@@ -3,17 +3,21 @@
 #ifndef ZC_ZCACHED_WIRE_H
 #define ZC_ZCACHED_WIRE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #define ZC_WIRE_END 1 /* the peer ended the connection between requests */
 
-#define ZC_WIRE_AHEAD 1024u /* bytes: some requests for batches in a segment */
+#define ZC_WIRE_AHEAD 2048u /* bytes: some requests for batches in a segment */
+#define ZC_WIRE_HELD 512u   /* bytes: an answer to one of them */
 
-/* The reading end of a stream: what came is taken in one call, header, payload and the next ones. */
+/* A stream: what came is taken in one call, header, payload and the next ones; an answer may be held
+ * back, to go with the next in one call. */
 struct zc_wire {
     int fd;
     size_t next, end; /* in ahead: read, not yet asked for */
-    char ahead[ZC_WIRE_AHEAD];
+    size_t held_size;
+    char ahead[ZC_WIRE_AHEAD], held[ZC_WIRE_HELD];
 };
 
 void zc_wire_init(struct zc_wire *wire, int fd);
@@ -30,5 +34,16 @@ int zc_wire_read(struct zc_wire *wire, void *data, size_t size, unsigned seconds
 
 /* Header and payload, within ZC_ANSWER_SECONDS. 0, -ETIMEDOUT or another -errno. */
 int zc_wire_write(int fd, const void *header, size_t header_size, const void *payload, size_t size);
+
+/* Was so much read already that its first `size` bytes, a header, are in *header? They stay unread.
+ * Returns the bytes read ahead, 0: no whole header. */
+size_t zc_wire_peek(const struct zc_wire *wire, void *header, size_t size);
+
+/* As zc_wire_write(), after what is held. `hold`: rather keep it, if nothing is held yet and it has
+ * room; whoever holds is to write soon. */
+int zc_wire_answer(struct zc_wire *wire, const void *header, size_t header_size,
+                   const void *payload, size_t size, bool hold);
+/* What is held. */
+int zc_wire_flush(struct zc_wire *wire);
 
 #endif

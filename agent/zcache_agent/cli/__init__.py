@@ -30,6 +30,8 @@ COMMANDS = {
     "stats": "tree:stats",
     "params": "tree:params",
     "pool": "pool:pool",
+    "dictionary": "dictionary:dictionary",
+    "check": "check:check",
     "replay": "replay:replay",
     "demo": "demo:demo",
 }
