@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from bench.errors import BenchError
 from bench.programs import chromium, compiler, jvm, redis
-from bench.programs.process import ProgramError
 from zcache_agent.transport import open_transport
 from zcache_agent.workloads import WORKLOADS
 from zcache_agent.workloads import running as running_workload
@@ -141,7 +141,7 @@ def library_pages() -> Iterator[bytes]:
 def main() -> int:
     try:
         corpora()
-    except ProgramError as error:
+    except BenchError as error:
         print(f"corpora: {error}", file=sys.stderr)
         return 1
     return 0

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from .process import GROW_S, ProgramError, command_line, descendants, started
+from bench.errors import BenchError
+
+from .process import GROW_S, command_line, descendants, started
 from .prose import articles
 
 WEB = Path(__file__).with_name("web")
@@ -84,7 +86,7 @@ def running() -> Iterator[list[int]]:
         command = ["chromium", *FLAGS, f"--user-data-dir={profile}", address]
         with started(command, environment={"HOME": profile, "TMPDIR": profile}) as process:
             if not site.done.wait(GROW_S):
-                raise ProgramError(f"chromium: has not shown its pages after {GROW_S} s")
+                raise BenchError(f"chromium: has not shown its pages after {GROW_S} s")
             renderers = [pid for pid in descendants(process.pid) if "--type=renderer" in command_line(pid)]
             yield [process.pid, *renderers]
 
@@ -92,7 +94,7 @@ def running() -> Iterator[list[int]]:
 @contextmanager
 def _site() -> Iterator[Site]:
     if not D3.exists():
-        raise ProgramError(f"{D3}: not there; tools/system_packages bench installs it")
+        raise BenchError(f"{D3}: not there; tools/system_packages bench installs it")
     with Site() as site:
         thread = threading.Thread(target=site.serve_forever)
         thread.start()

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .process import GROW_S, ProgramError, descendants, started
+from bench.errors import BenchError
+
+from .process import GROW_S, descendants, started
 
 SOURCE = Path(__file__).with_name("library.cpp")
 
@@ -29,7 +31,7 @@ def _wait_until_full(process: subprocess.Popen[str]) -> None:
     size = fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ)
     while int.from_bytes(fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)), "little") < size:
         if process.poll() is not None:
-            raise ProgramError(f"g++: ended before it was half done: {process.stdout.readline().strip()}")
+            raise BenchError(f"g++: ended before it was half done: {process.stdout.readline().strip()}")
         if time.monotonic() > deadline:
-            raise ProgramError(f"g++: not half done after {GROW_S} s")
+            raise BenchError(f"g++: not half done after {GROW_S} s")
         time.sleep(0.05)

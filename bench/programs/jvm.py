@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .process import GROW_S, ProgramError, started
+from bench.errors import BenchError
+
+from .process import GROW_S, started
 from .prose import articles
 
 SOURCE = Path(__file__).with_name("Service.java")
@@ -39,4 +41,4 @@ def _wait_until_ready(process: subprocess.Popen[str]) -> None:
             said = line.strip() or said
     finally:
         watchdog.cancel()
-    raise ProgramError(f"java: ended, or was ended after {GROW_S} s, before it was ready: {said}")
+    raise BenchError(f"java: ended, or was ended after {GROW_S} s, before it was ready: {said}")

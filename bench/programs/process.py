@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bench.errors import BenchError
+
 GROW_S = 180
 """What a program has to grow its memory."""
 END_S = 20
-
-
-class ProgramError(Exception):
-    """In one line: which program did not do what it should, and why."""
 
 
 @contextmanager
@@ -35,7 +33,7 @@ def started(
             text=True,
         )
     except FileNotFoundError as error:
-        raise ProgramError(f"{command[0]}: not found; tools/system_packages bench installs it") from error
+        raise BenchError(f"{command[0]}: not found; tools/system_packages bench installs it") from error
     try:
         yield process
     finally:

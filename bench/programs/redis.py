@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .process import GROW_S, ProgramError, started
+from bench.errors import BenchError
+
+from .process import GROW_S, started
 from .prose import articles, words
 
 CUSTOMERS, ORDERS, SESSIONS, ARTICLES = 50_000, 80_000, 40_000, 3_000
@@ -42,7 +44,7 @@ def _connected(process: subprocess.Popen[str], path: Path) -> Iterator[socket.so
                 break
             except OSError as error:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise ProgramError(f"redis-server: does not listen: {error.strerror}") from error
+                    raise BenchError(f"redis-server: does not listen: {error.strerror}") from error
                 time.sleep(0.1)
         yield connection
 
@@ -69,7 +71,7 @@ def _send(connection: socket.socket, batch: list[bytes]) -> None:
     while answers.count(b"\r\n") < len(batch):
         part = connection.recv(1 << 16)
         if not part or b"-ERR" in part or b"-OOM" in part:
-            raise ProgramError(f"redis-server: refuses a record: {part.decode(errors='replace').strip()}")
+            raise BenchError(f"redis-server: refuses a record: {part.decode(errors='replace').strip()}")
         answers += part
 
 
