@@ -181,8 +181,9 @@ def scale(facts: Facts) -> str:
 
 def used_bytes(facts: Facts) -> str:
     rows = []
-    for page_size, f in facts["used"].items():
-        difference = 100 * (f["used_bytes"] / f["os_bytes"] - 1)
-        left = f"{f['left_os_bytes'] / 1024:.0f} KiB"
-        rows.append([page_size, f["used_bytes"], f["os_bytes"], f"{difference:+.2f} %", left])
-    return USED + table(["page size", "used_bytes", "OS", "difference", "left, OS"], rows)
+    for allocator, by_size in facts["used"].items():
+        for page_size, f in by_size.items():
+            difference = 100 * (f["used_bytes"] / f["os_bytes"] - 1)
+            left = f"{f['left_os_bytes'] / 1024:.0f} KiB"
+            rows.append([allocator, page_size, f["used_bytes"], f["os_bytes"], f"{difference:+.2f} %", left])
+    return USED + table(["allocator", "page size", "used_bytes", "OS", "difference", "left, OS"], rows)
