@@ -40,6 +40,10 @@ def measured(files: Sequence[Path]) -> Facts:
         for allocator in ALLOCATORS
     }
     facts["compact"] = {file.stem: compact(file) for file in files if file.stem in FEW_CORPORA}
+    facts["reclaim"] = {
+        allocator: {file.stem: measure("reclaim", file, allocator=allocator) for file in files}
+        for allocator in ALLOCATORS
+    }
     facts["entropy"] = {file.stem: measure("entropy", file) for file in files}
     facts["corpora"] = {file.stem: beside_codec(file) for file in files}
     facts["used"] = {allocator: used(files[0], allocator) for allocator in ALLOCATORS}

@@ -26,6 +26,15 @@ machine's own stalls are in both.
 
 """
 
+RECLAIM = """
+## Reclaim
+
+`zc_bench reclaim`: an ephemeral pool holds the corpus; a random fifth of its pages, the hot ones, were got since they
+were put; then a quarter of its frames is asked for, one at a time, and the coldest go. *Lost*: of the hot pages, and of
+the others. Pages left are given for each frame left.
+
+"""
+
 SIZES = """
 ## How many frames
 
@@ -122,6 +131,28 @@ def compaction(facts: Facts) -> str:
         ],
         left=2,
     )
+
+
+def reclaim(facts: Facts) -> str:
+    rows = []
+    for allocator, corpora in facts["reclaim"].items():
+        for corpus, f in corpora.items():
+            left = f["hot"] + f["cold"] - f["zpages"]
+            row = [corpus, allocator, f["frames"], f["freed"], f"{f['zpages'] / f['freed']:.1f}", us(f["frame_ns"])]
+            row += [percent(f["hot_lost"], f["hot"]), percent(f["cold_lost"], f["cold"])]
+            rows.append([*row, times(left / (f["frames"] - f["freed"]))])
+    heads = [
+        "corpus",
+        "",
+        "frames",
+        "freed",
+        "zpages a frame",
+        "µs a frame",
+        "hot lost",
+        "others lost",
+        "pages a frame",
+    ]
+    return RECLAIM + table(heads, rows, left=2)
 
 
 def sizes(facts: Facts) -> str:

@@ -47,6 +47,7 @@ def test_every_section_has_its_rows(facts: Facts) -> None:
         "Beside the kernel's zram",
         "Two threads",
         "Compaction",
+        "Reclaim",
         "How many frames",
         "The entropy gate",
         "In process, against the codec alone",
