@@ -40,9 +40,13 @@ def measured(files: Sequence[Path]) -> Facts:
         for allocator in ALLOCATORS
     }
     facts["compact"] = {file.stem: compact(file) for file in files if file.stem in FEW_CORPORA}
+    facts["reclaim"] = {
+        allocator: {file.stem: measure("reclaim", file, allocator=allocator) for file in files}
+        for allocator in ALLOCATORS
+    }
     facts["entropy"] = {file.stem: measure("entropy", file) for file in files}
     facts["corpora"] = {file.stem: beside_codec(file) for file in files}
-    facts["used"] = {str(page_size): used(files[0], page_size) for page_size in (4096, 16384)}
+    facts["used"] = {allocator: used(files[0], allocator) for allocator in ALLOCATORS}
     facts["scale"] = {allocator: scale(files[0], allocator) for allocator in ALLOCATORS}
     return facts
 
@@ -107,9 +111,10 @@ def over_socket(file: Path) -> Facts:
             subprocess.run(["kill", str(pid)], check=True)
 
 
-def used(file: Path, page_size: int) -> Facts:
-    say(f"used_bytes with pages of {page_size}")
-    return measure("used", file, page_size=page_size)
+def used(file: Path, allocator: str) -> Facts:
+    say(f"used_bytes, {allocator}")
+    sizes = (4096, 16384)
+    return {str(size): measure("used", file, allocator=allocator, page_size=size) for size in sizes}
 
 
 def scale(file: Path, allocator: str) -> Facts:

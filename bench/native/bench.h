@@ -19,7 +19,7 @@ struct options {
     size_t page_size, rounds;
     size_t most; /* pages; of a longer file it takes so many, evenly */
     const char *allocator, *codec;
-    bool checksums;
+    bool checksums, ephemeral;
     const char *device; /* zram */
     bool only_device;
     const char *dir, *pool; /* socket */
@@ -35,6 +35,7 @@ void zram(const struct options *options);
 void threads(const struct options *options);
 void compact(const struct options *options);
 void sizes(const struct options *options);
+void reclaim(const struct options *options);
 void entropy(const struct options *options);
 void codecs(const struct options *options);
 
@@ -99,8 +100,8 @@ uint32_t alone_size(const struct alone *alone, size_t page); /* bytes, once it w
 /* ---- instore.c: the store ---- */
 
 zc_store *open_store(size_t page_size);
-/* Refuses only what zv_max_zsize or the allocator does. */
-zc_pool *open_pool(zc_store *store, const char *allocator, const char *codec, bool checksums);
+/* Refuses only what zv_max_zsize or the allocator does; gets leave pages where they are. */
+zc_pool *open_pool(zc_store *store, const struct options *options);
 void close_pool(zc_pool *pool);
 /* By batches, a page's number its index in object 1. Nanoseconds a page. */
 double store_put(zc_pool *pool, const struct pages *pages);

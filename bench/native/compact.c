@@ -70,7 +70,7 @@ static void *other_main(void *arg)
         uint64_t i = random_kept(&seed, other->many);
         key_of(i, &object, &index);
         double start = now_ns();
-        if (zc_get(other->pool, object, index, page, ZC_GET_PEEK) != 0)
+        if (zc_get(other->pool, object, index, page, 0) != 0)
             die("a stored page is not there", "store");
         double middle = now_ns();
         distinct(other->pages, i, page);
@@ -193,13 +193,13 @@ static void round_of(struct other *other, zc_store *store, const struct options 
                      double out[SERIES])
 {
     size_t page_size = other->pages->page_size;
-    zc_pool *pool = open_pool(store, options->allocator, options->codec, options->checksums);
+    zc_pool *pool = open_pool(store, options);
 
     out[FLUSH_BY_ITSELF] = fill_and_free(pool, other, "1");
     out[BY_ITSELF] = frames_ratio(pool, page_size);
     close_pool(pool);
 
-    pool = open_pool(store, options->allocator, options->codec, options->checksums);
+    pool = open_pool(store, options);
     out[FLUSH] = fill_and_free(pool, other, "0");
     out[BEFORE] = frames_ratio(pool, page_size);
     compact_beside(other, pool, out);

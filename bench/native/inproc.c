@@ -24,7 +24,7 @@ void inproc(const struct options *options)
     char *page = get_memory(pages.page_size);
     zc_store *store = open_store(pages.page_size);
     for (size_t r = 0; r < rounds; r++) {
-        zc_pool *pool = open_pool(store, options->allocator, options->codec, options->checksums);
+        zc_pool *pool = open_pool(store, options);
         series[ALONE_PUT * rounds + r] = alone_put(alone, &pages);
         series[STORE_PUT * rounds + r] = store_put(pool, &pages);
         series[ALONE_GET * rounds + r] = alone_get(alone, &pages, page, 1);

@@ -16,20 +16,23 @@ zc_store *open_store(size_t page_size)
     return store;
 }
 
-zc_pool *open_pool(zc_store *store, const char *allocator, const char *codec, bool checksums)
+zc_pool *open_pool(zc_store *store, const struct options *options)
 {
     static unsigned number;
     char name[32];
-    struct zc_pool_config config = {
-        .name = name, .kind = ZC_PERSISTENT, .allocator = allocator, .codec = codec};
+    struct zc_pool_config config = {.name = name,
+                                    .kind = options->ephemeral ? ZC_EPHEMERAL : ZC_PERSISTENT,
+                                    .allocator = options->allocator,
+                                    .codec = options->codec};
     zc_pool *pool;
 
     snprintf(name, sizeof(name), "bench-%u", number++);
     if (zc_pool_create(store, &config, &pool) != 0)
-        die("no such allocator, or no such codec", allocator);
+        die("no such allocator, or no such codec", options->allocator);
     zc_pool_set_param(pool, "zv_max_mean_zsize", "100%");
     zc_pool_set_param(pool, "zv_page_count_policy_percent", "100");
-    if (zc_pool_set_param(pool, "checksums", checksums ? "1" : "0") != 0)
+    zc_pool_set_param(pool, "exclusive_gets", "0");
+    if (zc_pool_set_param(pool, "checksums", options->checksums ? "1" : "0") != 0)
         die("it cannot be set", "checksums");
     return pool;
 }
@@ -71,7 +74,7 @@ double store_get(zc_pool *pool, const struct pages *pages, char *room, size_t sl
             keys[k] = (struct zc_key){.object = 1, .index = (uint32_t)(pages->first + i + k)};
             list[k] = room + (i + k) % slots * pages->page_size;
         }
-        zc_get_batch(pool, keys, list, count, ZC_GET_PEEK, results);
+        zc_get_batch(pool, keys, list, count, 0, results);
         for (size_t k = 0; k < count; k++) {
             if (results[k] != 0)
                 die("a stored page is not there", "store");

@@ -10,6 +10,7 @@
  *   zc_bench threads FILE   one thread and two
  *   zc_bench compact FILE   what compaction frees, and how long others wait for it; --many
  *   zc_bench sizes FILE     how large zpages are, how many frames they fill
+ *   zc_bench reclaim FILE   what is lost with the coldest frames
  *   zc_bench entropy FILE   which pages the entropy gate gets wrong
  *   zc_bench codecs         those of this build
  *
@@ -30,7 +31,7 @@ static const struct {
 } commands[] = {
     {"inproc", inproc},   {"socket", over_socket}, {"scale", scale},     {"used", used},
     {"zram", zram},       {"threads", threads},    {"compact", compact}, {"sizes", sizes},
-    {"entropy", entropy}, {"codecs", codecs},
+    {"reclaim", reclaim}, {"entropy", entropy},    {"codecs", codecs},
 };
 
 static const struct option flags[] = {

@@ -26,7 +26,7 @@ static double get_random(zc_pool *pool, const struct pages *pages, uint64_t coun
             key_of(zc_mix64(i + k) % count, &keys[k].object, &keys[k].index);
         }
         double start = now_ns();
-        zc_get_batch(pool, keys, list, BATCH, ZC_GET_PEEK, results);
+        zc_get_batch(pool, keys, list, BATCH, 0, results);
         spent += now_ns() - start;
     }
     free(page);
@@ -66,11 +66,11 @@ void scale(const struct options *options)
     of_file.most = REAL_PAGES;
     pages_load(&pages, &of_file, PAGES_STORED);
     zc_store *small = open_store(pages.page_size), *large = open_store(pages.page_size);
-    zc_pool *large_pool = open_pool(large, options->allocator, options->codec, options->checksums);
+    zc_pool *large_pool = open_pool(large, options);
     put_distinct(large_pool, &pages, 0, many);
     printf("{\"few\": %" PRIu64 ", \"many\": %" PRIu64 ", ", few, many);
     for (size_t r = 0; r < rounds; r++) {
-        zc_pool *pool = open_pool(small, options->allocator, options->codec, options->checksums);
+        zc_pool *pool = open_pool(small, options);
         put_distinct(pool, &pages, 0, few - PROBES);
         probe(pool, &pages, few, &series[FEW_PUT * rounds + r], &series[FEW_GET * rounds + r]);
         many += PROBES;

@@ -27,10 +27,12 @@ static void print_sizes(const struct options *options, const struct pages *pages
 static void print_frames(const struct options *options, const struct pages *pages,
                          const char *allocator)
 {
+    struct options with = *options;
     struct zc_pool_stats stats;
     zc_store *store = open_store(pages->page_size);
-    zc_pool *pool = open_pool(store, allocator, options->codec, options->checksums);
 
+    with.allocator = allocator;
+    zc_pool *pool = open_pool(store, &with);
     store_put(pool, pages);
     zc_pool_get_stats(pool, &stats);
     printf(", \"%s\": {\"zpages\": %" PRIu64 ", \"zbytes\": %" PRIu64 ", \"frames\": %" PRIu64

@@ -31,8 +31,7 @@ static double walk(struct zc_client *client, enum zc_op op, uint32_t pool, size_
         while (sent < batches && sent - received < IN_FLIGHT) {
             struct zc_wire_key key = {.object = 1, .index = (uint32_t)(sent * BATCH), .pool = pool};
             size_t slot = op == ZC_OP_PUT ? GET_SLOTS + sent * BATCH : sent % IN_FLIGHT * BATCH;
-            if (zc_client_send(client, op, op == ZC_OP_GET ? ZC_F_PEEK : 0, &key, slot,
-                               zc_min(BATCH, pages - sent * BATCH)) != 0)
+            if (zc_client_send(client, op, 0, &key, slot, zc_min(BATCH, pages - sent * BATCH)) != 0)
                 die("it does not take a request", "socket");
             sent++;
         }

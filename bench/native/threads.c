@@ -131,7 +131,7 @@ static void turn_in_store(struct team *team, zc_store *store, const struct optio
     zc_pool *pool[WORKERS];
 
     for (size_t i = 0; i < pools; i++)
-        pool[i] = open_pool(store, options->allocator, options->codec, options->checksums);
+        pool[i] = open_pool(store, options);
     for (size_t i = 0; i < team->count; i++)
         team->workers[i].pool = pool[i % pools];
     ns[PUT] = run(team->workers, team->count, put_in_store);

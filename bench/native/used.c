@@ -31,7 +31,7 @@ void used(const struct options *options)
 
     pages_load(&pages, options, PAGES_STORED);
     zc_store *store = open_store(pages.page_size);
-    zc_pool *pool = open_pool(store, options->allocator, options->codec, options->checksums);
+    zc_pool *pool = open_pool(store, options);
     put_distinct(pool, &pages, 0, 1);
     zc_flush_object(pool, 0);
     uint64_t os_before = os_bytes();

@@ -118,6 +118,17 @@ static void device_verify(const struct device *device, const struct pages *pages
     }
 }
 
+/* ---- the store ---- */
+
+static zc_pool *open_side(const struct run *run, const struct side *side)
+{
+    struct options options = *run->options;
+
+    options.allocator = side->allocator;
+    options.checksums = side->checksums;
+    return open_pool(run->store, &options);
+}
+
 /* ---- memory used ---- */
 
 static void device_memory(const struct run *run, const struct pages *pages)
@@ -168,7 +179,7 @@ static void store_memory(const struct run *run, const struct side *side, const s
 {
     struct zc_pool_stats stats;
     uint64_t reserve, before = store_bytes(run->store, &reserve);
-    zc_pool *pool = open_pool(run->store, side->allocator, run->options->codec, side->checksums);
+    zc_pool *pool = open_side(run, side);
 
     uint64_t refused = put_and_verify(pool, pages, run->room);
     uint64_t bytes = store_bytes(run->store, &reserve) - before;
@@ -222,7 +233,7 @@ static void device_turn(const struct run *run, const struct pages *pages, double
 static void store_turn(const struct run *run, const struct side *side, const struct pages *pages,
                        double ns[OPS])
 {
-    zc_pool *pool = open_pool(run->store, side->allocator, run->options->codec, side->checksums);
+    zc_pool *pool = open_side(run, side);
     double start = process_ns();
 
     ns[PUT] = store_put(pool, pages);

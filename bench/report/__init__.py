@@ -4,7 +4,7 @@
 from bench.measure import Facts
 
 from .aims import aims, aims_table
-from .sections import beside_codec, compaction, entropy, scale, sizes, threads, through_socket, used_bytes
+from .sections import beside_codec, compaction, entropy, reclaim, scale, sizes, threads, through_socket, used_bytes
 from .zram import beside_zram
 
 HEAD = """# Benchmarks
@@ -32,6 +32,7 @@ def render(facts: Facts) -> str:
         beside_zram(facts),
         threads(facts),
         compaction(facts),
+        reclaim(facts),
         sizes(facts),
         entropy(facts),
         beside_codec(facts),

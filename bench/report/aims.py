@@ -81,7 +81,7 @@ def threads(facts: Facts) -> list[Aim]:
             for corpus, f in corpora.items()
             for where in ("same", "apart")
         }
-        found.append(Aim(f"two threads of one, {label}", 1.8, values, at_least=True))
+        found.append(Aim(f"{label} by two threads, times one's", 1.8, values, at_least=True))
     return found
 
 
@@ -92,7 +92,9 @@ def memory(facts: Facts) -> list[Aim]:
         for side in ("few", "many")
     }
     difference = {
-        f"pages of {size}": 100 * abs(f["used_bytes"] / f["os_bytes"] - 1) for size, f in facts["used"].items()
+        f"pages of {size}, {allocator}": 100 * abs(f["used_bytes"] / f["os_bytes"] - 1)
+        for allocator, by_size in facts["used"].items()
+        for size, f in by_size.items()
     }
     frames = {corpus: f["after_ratio"] for corpus, f in facts["compact"].items()}
     return [

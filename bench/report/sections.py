@@ -26,6 +26,15 @@ machine's own stalls are in both.
 
 """
 
+RECLAIM = """
+## Reclaim
+
+`zc_bench reclaim`: an ephemeral pool holds the corpus; a random fifth of its pages, the hot ones, were got since they
+were put; then a quarter of its frames is asked for, one at a time, and the coldest go. *Lost*: of the hot pages, and of
+the others. Pages left are given for each frame left.
+
+"""
+
 SIZES = """
 ## How many frames
 
@@ -124,6 +133,28 @@ def compaction(facts: Facts) -> str:
     )
 
 
+def reclaim(facts: Facts) -> str:
+    rows = []
+    for allocator, corpora in facts["reclaim"].items():
+        for corpus, f in corpora.items():
+            left = f["hot"] + f["cold"] - f["zpages"]
+            row = [corpus, allocator, f["frames"], f["freed"], f"{f['zpages'] / f['freed']:.1f}", us(f["frame_ns"])]
+            row += [percent(f["hot_lost"], f["hot"]), percent(f["cold_lost"], f["cold"])]
+            rows.append([*row, times(left / (f["frames"] - f["freed"]))])
+    heads = [
+        "corpus",
+        "",
+        "frames",
+        "freed",
+        "zpages a frame",
+        "µs a frame",
+        "hot lost",
+        "others lost",
+        "pages a frame",
+    ]
+    return RECLAIM + table(heads, rows, left=2)
+
+
 def sizes(facts: Facts) -> str:
     rows = []
     for codec, corpora in facts["sizes"].items():
@@ -181,8 +212,9 @@ def scale(facts: Facts) -> str:
 
 def used_bytes(facts: Facts) -> str:
     rows = []
-    for page_size, f in facts["used"].items():
-        difference = 100 * (f["used_bytes"] / f["os_bytes"] - 1)
-        left = f"{f['left_os_bytes'] / 1024:.0f} KiB"
-        rows.append([page_size, f["used_bytes"], f["os_bytes"], f"{difference:+.2f} %", left])
-    return USED + table(["page size", "used_bytes", "OS", "difference", "left, OS"], rows)
+    for allocator, by_size in facts["used"].items():
+        for page_size, f in by_size.items():
+            difference = 100 * (f["used_bytes"] / f["os_bytes"] - 1)
+            left = f"{f['left_os_bytes'] / 1024:.0f} KiB"
+            rows.append([allocator, page_size, f["used_bytes"], f["os_bytes"], f"{difference:+.2f} %", left])
+    return USED + table(["allocator", "page size", "used_bytes", "OS", "difference", "left, OS"], rows)
