@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from .control import ControlClient
 from .daemon import Daemon
-from .errors import CheckFailed, DaemonAbsent, NoDevice, ProtocolError, Refused, ZcacheError
+from .errors import CheckFailed, DaemonAbsent, NoDevice, ProtocolError, Refused, Usage, ZcacheError
 from .pages import ENOENT, Kind, PagesClient, Pending, Pool, Refusal, Results, Run
 from .sources import Source
 from .transport.base import ByteStream
@@ -154,7 +154,7 @@ def _follow(stream: ByteStream, progress: Progress) -> Report:
         elif line.startswith("ended "):
             if report:
                 return report
-            raise _failure(int(line.split()[1]), complaint)
+            raise failure(int(line.split()[1]), complaint)
         else:
             complaint = line
     raise DaemonAbsent("the replay on the device broke off", name="lost", hint="zcache log shows its reason")
@@ -175,17 +175,19 @@ def _parse(line: str) -> dict[str, Any]:
     return facts
 
 
-def _failure(code: int, complaint: str) -> ZcacheError:
-    """zcached says `zcached: NAME: message`."""
+def failure(code: int, complaint: str) -> ZcacheError:
+    """Of a command of zcached, which says `zcached: NAME: message`."""
     words = complaint.removeprefix("zcached: ")
     name, _, message = words.partition(": ")
     if not name.startswith("E"):
         name, message = "failed", words
+    if code == 2:
+        return Usage(message, name=name)
     if code == 4:
         return DaemonAbsent(message, name=name, hint="zcache up starts it")
     if code in (3, 5):
         return Refused(message, name=name, hint=_HINTS.get(name, ""))
-    return CheckFailed(message or f"zcached replay ended with code {code}", name=name)
+    return CheckFailed(message or f"zcached ended with code {code}", name=name)
 
 
 def _flush(client: PagesClient, pool: Pool, object_id: int) -> None:

@@ -73,7 +73,7 @@ struct zc_class_stats {
     size_t zspages;
     size_t slots, zpages; /* in its frames; of these: used */
     size_t frames;
-    size_t freeable; /* frames: what moving zpages together could free */
+    size_t freeable; /* frames: what moving zpages together frees at least */
 };
 
 /* Which frames are to be emptied. */

@@ -99,17 +99,35 @@ static bool scan(struct zc_coldest *coldest, void *alloc, const struct zc_coldes
     return coldest->count > 0;
 }
 
+/* Isolates the next one found. One that is younger by now, but still older than others that were
+ * found, gets its place among these. Returns its number; 0: it was not to be isolated. */
+static uint32_t isolate_next(struct zc_coldest *coldest, void *alloc,
+                             const struct zc_coldest_ops *ops)
+{
+    uint64_t *found = coldest->found, item = found[coldest->next++];
+    uint32_t number = (uint32_t)item, before = (uint32_t)(item >> 32) + coldest->origin;
+    uint32_t stamp = before, at = coldest->next;
+
+    if (ops->isolate(alloc, number, &stamp))
+        return number;
+    item = (uint64_t)(stamp - coldest->origin) << 32 | number;
+    if (stamp == before || item > found[coldest->count - 1])
+        return 0;
+    for (; at < coldest->count && found[at] < item; at++)
+        found[at - 1] = found[at];
+    found[at - 1] = item;
+    coldest->next--;
+    return 0;
+}
+
 uint32_t zc_coldest_next(struct zc_coldest *coldest, void *alloc, const struct zc_coldest_ops *ops)
 {
     uint32_t number = 0;
 
     pthread_mutex_lock(&coldest->lock);
     do {
-        while (coldest->next < coldest->count && !number) {
-            uint64_t item = coldest->found[coldest->next++];
-            if (ops->isolate(alloc, (uint32_t)item, (uint32_t)(item >> 32) + coldest->origin))
-                number = (uint32_t)item;
-        }
+        while (coldest->next < coldest->count && !number)
+            number = isolate_next(coldest, alloc, ops);
     } while (!number && scan(coldest, alloc, ops));
     pthread_mutex_unlock(&coldest->lock);
     return number;

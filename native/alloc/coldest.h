@@ -38,8 +38,10 @@ struct zc_coldest_ops {
      * isolated, as many as are fit to be gone through under one lock. Returns the number to go on
      * with; 0: those were the last. */
     uint32_t (*scan)(void *alloc, struct zc_coldest *coldest, uint32_t from);
-    /* Isolates a record that is in use, not isolated, and still of this stamp; else: false. */
-    bool (*isolate)(void *alloc, uint32_t number, uint32_t stamp);
+    /* Isolates a record that is in use, not isolated, and still of this stamp. Else: false, and if
+     * only its stamp is another by now, `stamp` is set to that: what moves there may make it younger
+     * than it was, but older than others that were found. */
+    bool (*isolate)(void *alloc, uint32_t number, uint32_t *stamp);
 };
 
 /* What it allocates is charged to `frames`. */

@@ -380,20 +380,21 @@ static uint32_t scan_frames(void *alloc, struct zc_coldest *coldest, uint32_t fr
     return is_last ? 0 : end;
 }
 
-static bool isolate_frame(void *alloc, uint32_t number, uint32_t stamp)
+static bool isolate_frame(void *alloc, uint32_t number, uint32_t *stamp)
 {
     struct zbud *zbud = alloc;
     bool is_isolated = false;
 
     pthread_mutex_lock(&zbud->lock);
-    if (number <= zbud->table.top) {
-        struct zbud_frame *frame = frame_of(zbud, number);
-        uint64_t place = place_of(frame);
-        is_isolated = place && !(place & ISOLATED) &&
-                      atomic_load_explicit(&frame->stamp, memory_order_relaxed) == stamp;
-        if (is_isolated)
-            set_place(zbud, number, place | ISOLATED);
+    struct zbud_frame *frame = number <= zbud->table.top ? frame_of(zbud, number) : NULL;
+    uint64_t place = frame ? place_of(frame) : 0;
+    if (place && !(place & ISOLATED)) {
+        uint32_t before = *stamp;
+        *stamp = atomic_load_explicit(&frame->stamp, memory_order_relaxed);
+        is_isolated = *stamp == before;
     }
+    if (is_isolated)
+        set_place(zbud, number, place | ISOLATED);
     pthread_mutex_unlock(&zbud->lock);
     return is_isolated;
 }

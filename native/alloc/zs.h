@@ -80,9 +80,10 @@ struct zs_zspage {
     _Atomic uint8_t list; /* written under the class's lock */
     union {
         struct {
-            uint32_t next, prev; /* in its list; pinned: next is the first slot that may be free */
-            uint16_t used;       /* slots */
-            uint16_t free;       /* the first of the chain */
+            /* In its list. Pinned: the first slot that may be free; zpages when it was pinned. */
+            uint32_t next, prev;
+            uint16_t used; /* slots */
+            uint16_t free; /* the first of the chain */
         };
         struct zc_zhead head; /* of a huge zpage */
     };
@@ -96,11 +97,11 @@ struct zs_class {
     uint32_t first[ZS_LISTS];
     uint32_t count[ZS_FULL + 1]; /* zspages, [ZS_NONE]: pinned ones */
     uint16_t listed;             /* bit n: list n is not empty */
-    uint32_t slots;              /* in frames */
     uint32_t misses;             /* sparse zspages released in vain since a zpage was freed */
     /* Written under the lock, read without. */
-    _Atomic uint32_t room; /* free slots of all that are not pinned */
-    _Atomic uint32_t frames, zpages;
+    atomic_bool is_hopeless; /* as many misses as zspages in lists */
+    _Atomic uint32_t room;   /* free slots of all that are not pinned */
+    _Atomic uint32_t frames, slots, zpages;
 };
 
 struct zsmalloc {
@@ -124,7 +125,11 @@ static inline unsigned zs_class_of(const struct zs_shapes *shapes, size_t size)
 
     if (slot > shapes->page_size)
         return ZS_HUGE;
-    return shapes->of[(slot + ((size_t)1 << shapes->step_shift) - 1) >> shapes->step_shift];
+
+    unsigned class =
+        shapes->of[(slot + ((size_t)1 << shapes->step_shift) - 1) >> shapes->step_shift];
+    bool has_smaller = class + 1 < shapes->count && shapes->shape[class + 1].size >= slot;
+    return class + has_smaller;
 }
 
 /* Slots that lie wholly in the first `frames` frames. */
@@ -224,8 +229,6 @@ static inline void zs_touch(struct zs_zspage *zspage, uint32_t stamp)
 
 /* Free slots in the frames of a zspage. */
 unsigned zc_zs_free_slots(const struct zsmalloc *zs, const struct zs_zspage *zspage);
-/* Frames that the class would not need if its zpages lay closely; no lock is needed. */
-size_t zc_zs_freeable(const struct zsmalloc *zs, unsigned class);
 
 /* Under the class's lock: */
 

@@ -99,7 +99,7 @@ static const char *wrong_in_counts(const struct zs_class *class, const struct su
         if (class->count[list] != sum->count[list])
             return "its count of zspages is wrong";
     }
-    if (class->slots != sum->slots)
+    if (zs_load(&class->slots) != sum->slots)
         return "its count of slots is wrong";
     if (zs_load(&class->frames) != sum->frames)
         return "its count of frames is wrong";

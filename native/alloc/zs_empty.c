@@ -33,20 +33,25 @@ static uint32_t scan(void *alloc, struct zc_coldest *coldest, uint32_t from)
 }
 
 /* With the table's lock, that a record keeps its class. */
-static bool isolate_cold(struct zsmalloc *zs, uint32_t number, uint32_t stamp)
+static bool isolate_cold(struct zsmalloc *zs, uint32_t number, uint32_t *stamp)
 {
     struct zs_zspage *zspage = zs_at(zs, number);
     struct zs_class *class = &zs->classes[zspage->class];
+    uint32_t before = *stamp;
+    bool is_right = false;
 
     pthread_mutex_lock(&class->lock);
-    bool is_right = !zs_is_pinned(zs_list(zspage)) && zs_load(&zspage->stamp) == stamp;
+    if (!zs_is_pinned(zs_list(zspage))) {
+        *stamp = zs_load(&zspage->stamp);
+        is_right = *stamp == before;
+    }
     if (is_right)
         zc_zs_pin(zs, number, ZS_COLD);
     pthread_mutex_unlock(&class->lock);
     return is_right;
 }
 
-static bool isolate(void *alloc, uint32_t number, uint32_t stamp)
+static bool isolate(void *alloc, uint32_t number, uint32_t *stamp)
 {
     struct zsmalloc *zs = alloc;
 
@@ -73,34 +78,31 @@ static bool is_worthwhile(const struct zsmalloc *zs, unsigned class, uint32_t nu
     return zs_frames_for(&zs->shapes, class, left) < zspage->frames;
 }
 
-/* If as many were tried in vain as there are, others are not tried until a zpage is freed: so it ends,
- * whatever owners refuse. */
-static bool is_hopeless(const struct zs_class *class)
+/* Has the class more frames than it needs if its zpages lay closely? Needs no lock. */
+static bool has_spare(const struct zsmalloc *zs, unsigned class)
 {
-    uint32_t count = 0;
+    const struct zs_shape *shape = &zs->shapes.shape[class];
+    uint32_t zpages = zs_load(&zs->classes[class].zpages);
+    size_t needed = (size_t)(zpages / shape->slots) * shape->frames +
+                    zs_frames_for(&zs->shapes, class, zpages % shape->slots);
 
-    for (unsigned list = ZS_SPARSEST; list < ZS_LISTS; list++)
-        count += class->count[list];
-    return class->misses >= count;
+    return zs_load(&zs->classes[class].frames) > needed;
 }
 
 static uint32_t isolate_sparse(struct zsmalloc *zs, unsigned class)
 {
     struct zs_class *c = &zs->classes[class];
-    uint32_t number = 0;
 
-    if (zc_zs_freeable(zs, class) == 0)
+    if (!has_spare(zs, class) || atomic_load_explicit(&c->is_hopeless, memory_order_relaxed))
         return 0;
 
     pthread_mutex_lock(&c->lock);
-    if (!is_hopeless(c)) {
-        /* Where all slots in a zspage's frames are used, these may be few none the less. */
-        uint32_t sparse = c->first[__builtin_ctz(c->listed)], few = c->first[ZS_SHORT];
-        if (is_worthwhile(zs, class, sparse))
-            number = sparse;
-        else if (few && is_worthwhile(zs, class, few))
-            number = few;
-    }
+    /* A zspage all of whose slots are used, but that has few frames, may be the one to go. */
+    uint32_t number = c->listed ? c->first[__builtin_ctz(c->listed)] : 0;
+    if (number && !is_worthwhile(zs, class, number))
+        number = c->first[ZS_SHORT];
+    if (number && !is_worthwhile(zs, class, number))
+        number = 0;
     if (number)
         zc_zs_pin(zs, number, ZS_SPARSE);
     pthread_mutex_unlock(&c->lock);
@@ -233,18 +235,22 @@ static unsigned slots_used(struct zsmalloc *zs, struct zs_zspage *zspage)
     return end;
 }
 
-/* Gives back the frames in the rear in which there is no zpage; but not all. Returns how many. */
+/* Gives back the frames in the rear in which there is no zpage; but not all. Returns how many. One
+ * isolated as the coldest in which nothing was freed stays as it is. */
 static unsigned shrink(struct zsmalloc *zs, struct zs_zspage *zspage)
 {
     struct zs_class *class = &zs->classes[zspage->class];
     unsigned before = zspage->frames;
     unsigned frames = zs_frames_for(&zs->shapes, zspage->class, slots_used(zs, zspage));
 
-    if (frames == 0 || frames == before)
-        return 0;
     pthread_mutex_lock(&class->lock);
-    class->slots -= zs_slots_in(&zs->shapes, zspage->class, before) -
-                    zs_slots_in(&zs->shapes, zspage->class, frames);
+    bool is_changed = zs_list(zspage) == ZS_SPARSE || zspage->used < zspage->prev;
+    if (frames == 0 || frames == before || !is_changed) {
+        pthread_mutex_unlock(&class->lock);
+        return 0;
+    }
+    zs_add(&class->slots, zs_slots_in(&zs->shapes, zspage->class, frames) -
+                              zs_slots_in(&zs->shapes, zspage->class, before));
     zs_add(&class->frames, frames - before);
     zspage->frames = (uint8_t)frames;
     pthread_mutex_unlock(&class->lock);
@@ -286,6 +292,18 @@ static void chain_and_lock(struct zsmalloc *zs, struct zs_zspage *zspage)
     zspage->free = (uint16_t)first;
 }
 
+/* If as many were tried in vain as there are, others are not tried until a zpage is freed: so it ends,
+ * whatever owners refuse. */
+static void add_miss(struct zs_class *class)
+{
+    uint32_t count = 0;
+
+    for (unsigned list = ZS_SPARSEST; list < ZS_LISTS; list++)
+        count += class->count[list];
+    class->misses++;
+    atomic_store_explicit(&class->is_hopeless, class->misses >= count, memory_order_relaxed);
+}
+
 size_t zc_zs_release(void *alloc, uint32_t isolated)
 {
     struct zsmalloc *zs = alloc;
@@ -302,7 +320,7 @@ size_t zc_zs_release(void *alloc, uint32_t isolated)
     bool is_miss = freed == 0 && zs_list(zspage) == ZS_SPARSE;
     unsigned frames = zc_zs_unpin(zs, isolated, is_miss);
     if (frames == 0 && is_miss)
-        class->misses++;
+        add_miss(class);
     pthread_mutex_unlock(&class->lock);
     if (frames)
         zc_zs_drop(zs, isolated, frames);

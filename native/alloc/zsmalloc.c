@@ -84,17 +84,6 @@ unsigned zc_zs_free_slots(const struct zsmalloc *zs, const struct zs_zspage *zsp
     return zs_slots_in(&zs->shapes, zspage->class, zspage->frames) - zspage->used;
 }
 
-size_t zc_zs_freeable(const struct zsmalloc *zs, unsigned class)
-{
-    const struct zs_shape *shape = &zs->shapes.shape[class];
-    uint32_t frames = zs_load(&zs->classes[class].frames);
-    uint32_t zpages = zs_load(&zs->classes[class].zpages);
-    size_t needed = (size_t)(zpages / shape->slots) * shape->frames +
-                    zs_frames_for(&zs->shapes, class, zpages % shape->slots);
-
-    return frames > needed ? frames - needed : 0;
-}
-
 enum zs_list zc_zs_list_for(const struct zsmalloc *zs, const struct zs_zspage *zspage)
 {
     const struct zs_shape *shape = &zs->shapes.shape[zspage->class];
@@ -176,8 +165,10 @@ void zc_zs_pin(struct zsmalloc *zs, uint32_t number, enum zs_list as)
     ZC_ASSERT(!zs_is_pinned(zs_list(zspage)));
     zs_add(&zs->classes[zspage->class].room, -zc_zs_free_slots(zs, zspage));
     set_list(zs, number, as, false);
-    if (zspage->class != ZS_HUGE)
-        zspage->next = 0;
+    if (zspage->class == ZS_HUGE)
+        return;
+    zspage->next = 0;
+    zspage->prev = zspage->used;
 }
 
 /* A pinned zspage that is to be dropped counts for nothing any more. Returns the frames it had. */
@@ -187,7 +178,7 @@ static unsigned uncount(struct zsmalloc *zs, struct zs_zspage *zspage)
     unsigned frames = zspage->frames;
 
     class->count[ZS_NONE]--;
-    class->slots -= zs_slots_in(&zs->shapes, zspage->class, frames);
+    zs_add(&class->slots, -zs_slots_in(&zs->shapes, zspage->class, frames));
     zs_add(&class->frames, -frames);
     zspage->frames = 0;
     atomic_store_explicit(&zspage->list, ZS_NONE, memory_order_relaxed);
@@ -353,7 +344,7 @@ static zc_handle open_slots(struct zsmalloc *zs, uint32_t number, unsigned frame
     if (end > first) {
         zs_set_next(zs_head(zs, zspage, end - 1), zspage->free);
         zspage->free = (uint16_t)first;
-        class->slots += end - first;
+        zs_add(&class->slots, end - first);
         zs_add(&class->frames, frames - zspage->frames);
         zspage->frames = (uint8_t)frames;
     }
@@ -434,8 +425,8 @@ static zc_handle malloc_huge(struct zsmalloc *zs, uint32_t stamp)
     zs_touch(zspage, stamp);
     pthread_mutex_lock(&class->lock);
     zspage->frames = 1;
-    class->slots++;
     class->count[ZS_NONE]++;
+    zs_add(&class->slots, 1);
     zs_add(&class->frames, 1);
     zs_add(&class->zpages, 1);
     set_list(zs, number, ZS_FULL, false);
@@ -471,8 +462,10 @@ static void zs_free(void *alloc, zc_handle handle)
     pthread_mutex_lock(&class->lock);
     enum zs_list list = zs_list(zspage);
     push(zs, zspage, zs_slot_of(handle));
-    if (list != ZS_SPARSE)
+    if (list != ZS_SPARSE && class->misses > 0) {
         class->misses = 0;
+        atomic_store_explicit(&class->is_hopeless, false, memory_order_relaxed);
+    }
     if (!zs_is_pinned(list)) {
         if (zspage->class != ZS_HUGE)
             zs_add(&class->room, 1);
@@ -523,6 +516,21 @@ static void zs_get_stats(void *alloc, struct zc_alloc_stats *out)
         atomic_load_explicit(&zs->charged, memory_order_relaxed) + zc_coldest_bytes(&zs->coldest);
 }
 
+/* Frames that compaction will free at least, however the free slots are scattered: for each zspage's
+ * worth of these as many as it has, and of the rest those that cannot but become free. */
+static size_t freeable(struct zsmalloc *zs, unsigned class)
+{
+    const struct zs_shape *shape = &zs->shapes.shape[class];
+    struct zs_class *c = &zs->classes[class];
+    uint32_t slots = zs_load(&c->slots), zpages = zs_load(&c->zpages);
+    uint32_t room = slots > zpages ? slots - zpages : 0;
+
+    if (room == 0 || atomic_load_explicit(&c->is_hopeless, memory_order_relaxed))
+        return 0;
+    return room / shape->slots * shape->frames +
+           room % shape->slots / zc_div_up(zs->shapes.page_size, shape->size);
+}
+
 static void add_class_stats(struct zsmalloc *zs, unsigned class, struct zc_class_stats *out)
 {
     const struct zs_shape *shape = &zs->shapes.shape[class];
@@ -537,10 +545,10 @@ static void add_class_stats(struct zsmalloc *zs, unsigned class, struct zc_class
     out->fullness[ZC_FULLNESS - 1] += c->count[ZS_FULL];
     for (unsigned i = ZS_NONE; i <= ZS_FULL; i++)
         out->zspages += c->count[i];
-    out->slots += c->slots;
+    out->slots += zs_load(&c->slots);
     out->zpages += zs_load(&c->zpages);
     out->frames += zs_load(&c->frames);
-    out->freeable += zc_zs_freeable(zs, class);
+    out->freeable += freeable(zs, class);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -557,13 +565,13 @@ static size_t zs_class_stats(void *alloc, struct zc_class_stats *out, size_t max
 static bool zs_is_sparse(void *alloc)
 {
     struct zsmalloc *zs = alloc;
-    size_t frames = 0, freeable = 0;
+    size_t frames = 0, spare = 0;
 
     for (unsigned i = 0; i < zs->shapes.count; i++) {
         frames += zs_load(&zs->classes[i].frames);
-        freeable += zc_zs_freeable(zs, i);
+        spare += freeable(zs, i);
     }
-    return freeable > 0 && freeable * 8 >= frames;
+    return spare > 0 && spare * 8 >= frames;
 }
 
 const struct zc_alloc_ops zc_zsmalloc_ops = {

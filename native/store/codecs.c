@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 #include "store/pool.h"
+#include "store/store.h"
 
 static void charge(zc_pool *pool, ptrdiff_t bytes)
 {

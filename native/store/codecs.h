@@ -53,8 +53,6 @@ int zc_codecs_init(zc_pool *pool, const char *spec, struct zc_text *why);
 void zc_codecs_fini(zc_pool *pool);
 /* The codec of new pages from now on. Also -E2BIG: too many are in use. */
 int zc_codecs_set(zc_pool *pool, const char *spec, struct zc_text *why);
-/* Would a spec be taken? The same errors but -E2BIG. */
-int zc_codecs_check(zc_store *store, const char *spec, struct zc_text *why);
 /* Forgets codecs of which no page is left. */
 void zc_codecs_prune(zc_pool *pool);
 void zc_codecs_show(zc_pool *pool, struct zc_text *out);

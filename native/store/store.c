@@ -24,6 +24,15 @@ const char *zc_version(void)
     return ZC_VERSION;
 }
 
+const char *zc_version_text(void)
+{
+#ifdef ZC_LZO
+    return ZC_VERSION " (with LZO: GPL-2.0-or-later)";
+#else
+    return ZC_VERSION;
+#endif
+}
+
 const char *zc_refusal_name(int refusal)
 {
     return refusal > 0 && refusal < ZC_REFUSALS ? refusal_names[refusal] : NULL;

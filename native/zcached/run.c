@@ -92,7 +92,7 @@ static int show_string(void *object, const struct zc_node *node, struct zc_text 
 {
     const struct daemon *daemon = object;
 
-    zc_text_add(out, "%s", node->arg == NODE_VERSION ? zc_version() : daemon->rundir.path);
+    zc_text_add(out, "%s", node->arg == NODE_VERSION ? zc_version_text() : daemon->rundir.path);
     return 0;
 }
 

@@ -437,8 +437,8 @@ static int run_dictionary(struct zc_session *session, const struct zc_request *r
                                ZC_MAX_DICTIONARY, size);
     int error = zc_dictionary_load(session->server->store, session->in, size, &loaded.id);
     if (error == -EINVAL)
-        return zc_session_fail(session, error,
-                               "%u bytes with the magic of zstd's dictionaries, which are none", size);
+        return zc_session_fail(
+            session, error, "%u bytes with the magic of zstd's dictionaries, which are none", size);
     if (error)
         return zc_session_fail(session, error, "no memory for a dictionary of %u bytes", size);
 

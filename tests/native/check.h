@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/base.h"
 
@@ -37,21 +38,20 @@ static inline bool random_percent(struct random *random, unsigned percent)
     return random_below(random, 100) < percent;
 }
 
-/* Words that depend on `seed` all. */
+/* Bytes that all depend on `seed`. */
 static inline void pattern_fill(void *memory, size_t size, uint64_t seed)
 {
-    unsigned char *bytes = memory;
-
-    for (size_t i = 0; i < size; i++)
-        bytes[i] = (unsigned char)(zc_mix64(seed + i / 8) >> i % 8 * 8);
+    for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
+        uint64_t word = zc_mix64(seed + i);
+        memcpy((char *)memory + i, &word, zc_min(size - i, sizeof(word)));
+    }
 }
 
 static inline bool pattern_is(const void *memory, size_t size, uint64_t seed)
 {
-    const unsigned char *bytes = memory;
-
-    for (size_t i = 0; i < size; i++) {
-        if (bytes[i] != (unsigned char)(zc_mix64(seed + i / 8) >> i % 8 * 8))
+    for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
+        uint64_t word = zc_mix64(seed + i);
+        if (memcmp((const char *)memory + i, &word, zc_min(size - i, sizeof(word))) != 0)
             return false;
     }
     return true;

@@ -443,8 +443,7 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
     else if (strcmp(command, "reclaim") == 0)
         do_reclaim(driver, pool, words);
     else if (strcmp(command, "damage") == 0)
-        say_done(
-            zc_debug_damage(pool, number(words->word[2]), (uint32_t)number(words->word[3])));
+        say_done(zc_debug_damage(pool, number(words->word[2]), (uint32_t)number(words->word[3])));
     else if (strcmp(command, "stats") == 0)
         do_stats(pool);
     else if (strcmp(command, "dist") == 0)

@@ -33,6 +33,7 @@ COMMANDS = {
     "dictionary": "dictionary:dictionary",
     "check": "check:check",
     "replay": "replay:replay",
+    "bench": "bench:bench",
     "demo": "demo:demo",
 }
 """Each command and its module and function in this folder, in the order of the help."""

@@ -105,6 +105,8 @@ struct zc_store_stats {
 };
 
 ZC_API const char *zc_version(void);
+/* For people: with the license added in a build where it is not Apache-2.0. */
+ZC_API const char *zc_version_text(void);
 
 /* The refusal's counter name, e.g. "compress_poor"; NULL where there is none. */
 ZC_API const char *zc_refusal_name(int refusal);

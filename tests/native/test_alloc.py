@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Allocators and frames, driven directly: by one thread next to a model, by several, and measured by the OS."""
+
+import resource
+import subprocess
+
+import pytest
+
+from tests.native.driver import CONFIGS, program
+
+MIB = 1024 * 1024
+OS_PAGE_SIZE = resource.getpagesize()
+PAGE_SIZES = [size for size in (4096, 16384, 65536) if size >= OS_PAGE_SIZE]
+ALLOCATORS = ["zbud", "zsmalloc"]
+OPS = {"host": 8000, "host-asan": 4000, "host-tsan": 2000}
+
+
+def run(config: str, name: str, *words: object) -> list[dict[str, int]]:
+    """The numbers of each line that the program prints."""
+    command = [str(program(config, name)), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pairs = ([pair.split("=") for pair in line.split()] for line in done.stdout.splitlines())
+    return [{name: int(value) for name, value in line} for line in pairs]
+
+
+@pytest.mark.parametrize("frames", [0, 50])
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_an_allocator_does_what_its_model_does(config: str, allocator: str, page_size: int, frames: int) -> None:
+    """Up to 300 zpages, in as many frames as they need or in far fewer."""
+    for seed in range(2):
+        (counts,) = run(config, "zc_alloc", "model", allocator, page_size, frames * page_size, seed, OPS[config])
+        assert min(counts[name] for name in ("mallocs", "moved", "isolated", "freed", "sparse")) > 0
+        assert (counts["refused"] > 0) == (frames > 0)
+
+
+@pytest.mark.parametrize("frames", [0, 250])
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_threads_empty_each_others_frames(config: str, allocator: str, page_size: int, frames: int) -> None:
+    (counts,) = run(config, "zc_alloc", "threads", allocator, page_size, frames * page_size, 1, OPS[config], 4)
+    assert min(counts[name] for name in ("mallocs", "moved", "isolated", "freed")) > 0
+    assert (counts["refused"] > 0) == (frames > 0)
+
+
+@pytest.mark.parametrize("frames", [0, 150])
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_extents_are_what_was_asked_for(config: str, page_size: int, frames: int) -> None:
+    for seed in range(2):
+        (counts,) = run(config, "zc_frames", "random", page_size, frames * page_size, seed, OPS[config], 1)
+        assert counts["got"] > 0
+        assert (counts["refused"] > 0) == (frames > 0)
+
+
+@pytest.mark.parametrize("frames", [0, 500])
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_threads_take_extents(config: str, page_size: int, frames: int) -> None:
+    (counts,) = run(config, "zc_frames", "random", page_size, frames * page_size, 1, OPS[config] // 4, 4)
+    assert counts["got"] > 0
+    assert (counts["refused"] > 0) == (frames > 0)
+
+
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+def test_used_bytes_of_extents_agrees_with_the_os(page_size: int) -> None:
+    """Full, with parts given back and others grown, with every second extent gone, and empty."""
+    empty, *steps, end = run("host", "zc_frames", "memory", page_size, 256 * MIB)
+    assert empty["used"] == end["used"] == 0
+    assert end["os"] - empty["os"] < MIB
+    for step in steps:
+        assert step["used"] > 64 * MIB
+        assert step["used"] == pytest.approx(step["os"] - empty["os"], rel=0.02)
