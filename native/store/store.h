@@ -19,7 +19,7 @@
 
 #include "base/node.h"
 
-/* page_size, params, stats, pools of the control tree; the object is a zc_store. */
+/* The store's part of the control tree; the object is a zc_store. */
 extern const struct zc_node zc_store_nodes[];
 
 /* Would a pool take that codec? As zc_pool_set_codec(), but for -E2BIG; `why` gets one line. */

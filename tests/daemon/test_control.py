@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.daemon.conftest import Daemon
+from tests.daemon.conftest import PUT, Daemon
 
 MAX = 4096
 
@@ -16,7 +16,7 @@ def test_values_lists_and_descriptions(daemon: Daemon) -> None:
     daemon.pool("swap")
     assert daemon.ask("get pools/swap/kind") == "OK 11\npersistent\n"
     assert daemon.ask("list /").splitlines()[1:] == [
-        "version", "abi", "uptime_ms", "daemon/", "page_size", "params/", "stats/", "pools/", "codecs",
+        "version", "abi", "uptime_ms", "daemon/", "page_size", "params/", "stats/", "pools/", "allocators/", "codecs",
         "dictionaries/", "check",
     ]  # fmt: skip
     assert daemon.ask("list pools") == "OK 13\ncreate\nswap/\n"
@@ -195,3 +195,16 @@ def test_garbage(daemon: Daemon) -> None:
             except (BrokenPipeError, ConnectionResetError):
                 pass
     assert daemon.alive()
+
+
+def test_size_classes_are_shown_and_add_up(daemon: Daemon) -> None:
+    before = daemon.ask("get allocators/zsmalloc/classes").splitlines()[1:]
+    assert before[0].split()[:2] == ["class", "size"]
+    assert before[1].split() == ["total", *["0"] * 13]
+    daemon.ask("set pools/create name=dense kind=persistent allocator=zsmalloc")
+    pool, page_size = int(daemon.ask("get pools/dense/id").split()[2]), daemon.page_size()
+    for i in range(100):
+        daemon.call(PUT, bytes(range(i, i + 16)) * (page_size // 16), pool=pool, object=1, index=i, count=1)
+    heading, *classes, total = (line.split() for line in daemon.ask("get allocators/zsmalloc/classes").splitlines()[1:])
+    assert len(heading) == 16
+    assert sum(int(line[12]) for line in classes) == int(total[11]) == 100

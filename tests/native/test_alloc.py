@@ -11,7 +11,7 @@ from tests.native.driver import CONFIGS, program
 MIB = 1024 * 1024
 OS_PAGE_SIZE = resource.getpagesize()
 PAGE_SIZES = [size for size in (4096, 16384, 65536) if size >= OS_PAGE_SIZE]
-ALLOCATORS = ["zbud"]
+ALLOCATORS = ["zbud", "zsmalloc"]
 OPS = {"host": 8000, "host-asan": 4000, "host-tsan": 2000}
 
 

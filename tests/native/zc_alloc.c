@@ -493,6 +493,7 @@ static void check_lru(struct world *world)
         order[j] = i;
         world->pages[i].unit = 0;
     }
+    world->clock++; /* what was found before is older than all of these */
     for (size_t i = 0; i < PAGES; i++) {
         if (world->pages[order[i]].handle)
             do_touch(world, &world->pages[order[i]]);
