@@ -16,7 +16,8 @@ RESULT, DOCUMENT, PICTURE = Path("build/bench.json"), Path("docs/benchmarks.md")
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing started here stays behind
+    for number in (signal.SIGINT, signal.SIGTERM):  # so that nothing started here stays behind
+        signal.signal(number, lambda caught, _: sys.exit(128 + caught))
     try:
         facts = measured(corpora())
     except BenchError as error:

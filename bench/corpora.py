@@ -139,6 +139,8 @@ def library_pages() -> Iterator[bytes]:
 
 
 def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):  # so that no program stays behind
+        signal.signal(number, lambda caught, _: sys.exit(128 + caught))
     try:
         corpora()
     except BenchError as error:
