@@ -3,6 +3,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -47,6 +48,41 @@ def test_abstract_sockets_leave_no_socket_files(tmp_path: Path) -> None:
     assert not list(daemon.directory.glob("*.sock"))
     assert daemon.alive()
     daemon.stop()
+
+
+def held_at_birth(directory: Path) -> int | None:
+    """A daemon's pidfd: it is stopped before it was ready, its starter killed. None: it was ready, and is killed."""
+    command = [str(program("host", "zcached")), "run", "--dir", str(directory), "--detach"]
+    pidfd = None
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as starter:
+        children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children")
+        child: list[str] = []
+        while not child and starter.poll() is None:
+            child = children.read_text().split()
+        if child:
+            pidfd = os.pidfd_open(int(child[0]))
+            signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+        starter.kill()
+    state = directory / "zcached.state"
+    if not state.exists():
+        return pidfd
+    os.kill(int(dict(line.split("=", 1) for line in state.read_text().splitlines())["pid"]), signal.SIGKILL)
+    return None
+
+
+def test_a_daemon_that_nobody_waits_for_any_more_ends(tmp_path: Path) -> None:
+    met = 0
+    for number in range(200):
+        pidfd = held_at_birth(tmp_path / str(number))
+        if pidfd is None:
+            continue
+        signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+        assert select.select([pidfd], [], [], SECONDS)[0], "it lives on"
+        os.close(pidfd)
+        met += 1
+        if met == 5:
+            return
+    pytest.fail("it was always ready already")
 
 
 def test_sockets_and_directory_are_the_users_alone(host_daemon: Daemon) -> None:
