@@ -41,7 +41,7 @@ class Trained:
 def train(sources: Sequence[Source], page_size: int, size: int, level: int) -> Trained:
     """A dictionary of at most `size` bytes. Usage: there are too few pages."""
     total = sum(1 for _ in _pages(sources))
-    learned = _some(_part(sources, held_out=False), total, size * SHARE // page_size)
+    learned = _some(_part(sources, held_out=False), total, max(RUN, size * SHARE // page_size))
     others = _some(_part(sources, held_out=True), total, HELD_OUT_BYTES // page_size)
     if not others:
         raise Usage(
@@ -51,7 +51,7 @@ def train(sources: Sequence[Source], page_size: int, size: int, level: int) -> T
     try:
         trained = zstandard.train_dictionary(size, learned, level=level)
     except zstandard.ZstdError as error:
-        raise Usage(f"{len(learned)} pages: {error}", hint="name other files, or a smaller --size") from error
+        raise Usage(f"{len(learned)} pages: {error}", hint="name other files, or another --size") from error
     ratios = (round(len(others) * page_size / _compressed(others, level, given), 3) for given in (None, trained))
     return Trained(trained.as_bytes(), len(learned), len(others), *ratios)
 

@@ -13,9 +13,8 @@ from .session import Session, pass_session
 def check(session: Session) -> None:
     """Have the daemon go through all that it holds, and hold its counters against each other.
 
-    Every page's place and checksum, the allocators' lists, every count. It goes on serving meanwhile, and takes
-    about as long as to get all of the pages: with tens of GB, give it time by --timeout. Exit code 1: something
-    is wrong.
+    Every page's place and checksum, the allocators' lists, every count. Puts and gets go on meanwhile. It takes less
+    than to get all of the pages; if these are many, give it time by --timeout. Exit code 1: something is wrong.
     """
     with session.output.progress("checking"):
         verdict = look(session.control)

@@ -91,7 +91,9 @@ def remove(session: Session, id_: str) -> None:
               help="The file to write.")  # fmt: skip
 @click.option("--size", metavar="N", type=click.IntRange(min=1024, max=1 << 20), default=_DEFAULT_SIZE,
               help=f"Bytes that it has at most ({_DEFAULT_SIZE}).")  # fmt: skip
-@click.option("--page-size", metavar="N", type=click.IntRange(min=512), help="Bytes in a page; else this machine's.")
+@click.option(
+    "--page-size", metavar="N", type=click.IntRange(512, 1 << 20), help="Bytes in a page; else this machine's."
+)
 @click.option("--level", metavar="N", type=click.IntRange(-5, 19), default=1, help="Of zstd, to try it by (1).")
 @pass_session
 def train(
