@@ -41,6 +41,7 @@
 #define ZS_ALIGN 8u         /* bytes: a slot's size and address */
 #define ZS_HUGE 0u          /* the class */
 #define ZS_NO_SLOT 0xffffu  /* ends a chain */
+#define ZS_FEW 16u          /* frames: a class that has fewer may use slots of others */
 #define ZS_FREE 0xfffffffeu /* in a free slot's owner[0]; owner[1] is the next one */
 
 _Static_assert(ZS_FREE > ZC_OWNER_HIGH_MAX && ZS_FREE != ZC_NO_OWNER >> 32, "told from all owners");
@@ -64,10 +65,12 @@ enum zs_list {
     ZS_NONE,     /* pinned, or no zspage (yet, or any more) */
     ZS_SPARSEST, /* less than an eighth of its slots used; and so on */
     ZS_FULLEST = ZS_SPARSEST + ZC_FULLNESS - 2,
-    ZS_SHORT,  /* no free slot, but frames that are yet to be taken */
-    ZS_FULL,   /* kept in no list, but counted as one */
-    ZS_COLD,   /* isolated as the coldest, */
-    ZS_SPARSE, /* … as the sparsest: pinned */
+    ZS_SHORT, /* no free slot, but frames that are yet to be taken */
+    ZS_FULL,  /* kept in no list, but counted as one */
+    /* Isolated, so pinned: */
+    ZS_COLD,
+    ZS_SPARSE, /* its zpages are to go into others of its class, or to its front */
+    ZS_SPREAD, /* … and into classes of larger slots */
 };
 #define ZS_LISTS (ZS_SHORT + 1)
 
@@ -111,7 +114,7 @@ struct zsmalloc {
     struct zc_table table;  /* of zspages */
     _Atomic size_t charged; /* written under the table's lock */
     struct zc_coldest coldest;
-    _Atomic unsigned turn; /* the class in which to look for a sparse zspage first */
+    _Atomic unsigned turn; /* where in classes to go on with the search for sparse zspages */
     struct zs_class classes[];
 };
 
@@ -218,6 +221,17 @@ static inline uint32_t zs_load(const _Atomic uint32_t *counter)
 static inline void zs_add(_Atomic uint32_t *counter, uint32_t by)
 {
     atomic_store_explicit(counter, zs_load(counter) + by, memory_order_relaxed);
+}
+
+/* The next class of larger slots, of at most `most` bytes, that has a free one; ZS_HUGE: none has. Needs
+ * no lock. */
+static inline unsigned zs_lender(const struct zsmalloc *zs, unsigned class, size_t most)
+{
+    while (--class > ZS_HUGE && zs->shapes.shape[class].size <= most) {
+        if (zs_load(&zs->classes[class].room) > 0)
+            return class;
+    }
+    return ZS_HUGE;
 }
 
 /* The zspage is used now. */

@@ -5,6 +5,8 @@
 #include "alloc/zs.h"
 
 #define SCAN 256u /* records looked at under one lock */
+#define LENDER_SHARE \
+    4u /* borrowed slots are larger by that part at most: that frees a frame at once */
 
 static uint32_t count_zspages(void *alloc)
 {
@@ -67,15 +69,34 @@ static const struct zc_coldest_ops coldest_ops = {
     .isolate = isolate,
 };
 
-/* Would it have fewer frames, or none, once its zpages went into the free slots of others, as far as
- * these go, and the rest to its front? */
-static bool is_worthwhile(const struct zsmalloc *zs, unsigned class, uint32_t number)
+static size_t largest_lent(const struct zsmalloc *zs, unsigned class)
+{
+    size_t size = zs->shapes.shape[class].size;
+
+    return size + size / LENDER_SHARE;
+}
+
+/* Free slots that a class of few frames may borrow. */
+static size_t count_lent(const struct zsmalloc *zs, unsigned class)
+{
+    size_t most = largest_lent(zs, class), room = 0;
+
+    if (zs_load(&zs->classes[class].frames) >= ZS_FEW)
+        return 0;
+    for (unsigned c = zs_lender(zs, class, most); c != ZS_HUGE; c = zs_lender(zs, c, most))
+        room += zs_load(&zs->classes[c].room);
+    return room;
+}
+
+/* Would it have fewer frames, or none, once its zpages went into the free slots of others, and `lent`
+ * ones, as far as these go, and the rest to its front? */
+static bool is_worthwhile(const struct zsmalloc *zs, unsigned class, uint32_t number, size_t lent)
 {
     const struct zs_zspage *zspage = zs_at(zs, number);
-    unsigned others = zs_load(&zs->classes[class].room) - zc_zs_free_slots(zs, zspage);
-    unsigned left = zspage->used > others ? zspage->used - others : 0;
+    size_t own = zs_load(&zs->classes[class].room) - zc_zs_free_slots(zs, zspage);
+    size_t others = zc_min(own + lent, zspage->used);
 
-    return zs_frames_for(&zs->shapes, class, left) < zspage->frames;
+    return zs_frames_for(&zs->shapes, class, zspage->used - (unsigned)others) < zspage->frames;
 }
 
 /* Has the class more frames than it needs if its zpages lay closely? Needs no lock. */
@@ -89,37 +110,39 @@ static bool has_spare(const struct zsmalloc *zs, unsigned class)
     return zs_load(&zs->classes[class].frames) > needed;
 }
 
-static uint32_t isolate_sparse(struct zsmalloc *zs, unsigned class)
+static uint32_t isolate_sparse(struct zsmalloc *zs, unsigned class, enum zs_list as)
 {
     struct zs_class *c = &zs->classes[class];
+    size_t lent = as == ZS_SPREAD ? count_lent(zs, class) : 0;
+    bool has_chance = as == ZS_SPREAD ? lent > 0 : has_spare(zs, class);
 
-    if (!has_spare(zs, class) || atomic_load_explicit(&c->is_hopeless, memory_order_relaxed))
+    if (!has_chance || atomic_load_explicit(&c->is_hopeless, memory_order_relaxed))
         return 0;
 
     pthread_mutex_lock(&c->lock);
     /* A zspage all of whose slots are used, but that has few frames, may be the one to go. */
     uint32_t number = c->listed ? c->first[__builtin_ctz(c->listed)] : 0;
-    if (number && !is_worthwhile(zs, class, number))
+    if (number && !is_worthwhile(zs, class, number, lent))
         number = c->first[ZS_SHORT];
-    if (number && !is_worthwhile(zs, class, number))
+    if (number && !is_worthwhile(zs, class, number, lent))
         number = 0;
     if (number)
-        zc_zs_pin(zs, number, ZS_SPARSE);
+        zc_zs_pin(zs, number, as);
     pthread_mutex_unlock(&c->lock);
     return number;
 }
 
-static uint32_t isolate_sparsest(struct zsmalloc *zs)
+static uint32_t isolate_sparsest(struct zsmalloc *zs, enum zs_list as)
 {
-    unsigned count = zs->shapes.count;
+    unsigned count = zs->shapes.count - 1; /* huge ones cannot be moved */
     unsigned turn = atomic_load_explicit(&zs->turn, memory_order_relaxed);
 
     for (unsigned i = 0; i < count; i++) {
-        unsigned class = (turn + i) % count;
-        uint32_t number = isolate_sparse(zs, class);
+        unsigned at = (turn + i) % count;
+        uint32_t number = isolate_sparse(zs, ZS_HUGE + 1 + at, as);
         if (!number)
             continue;
-        atomic_store_explicit(&zs->turn, class, memory_order_relaxed);
+        atomic_store_explicit(&zs->turn, at, memory_order_relaxed);
         return number;
     }
     return 0;
@@ -131,7 +154,9 @@ uint32_t zc_zs_isolate(void *alloc, enum zc_isolate which)
 
     if (which == ZC_ISOLATE_COLDEST)
         return zc_coldest_next(&zs->coldest, zs, &coldest_ops);
-    return isolate_sparsest(zs);
+
+    uint32_t number = isolate_sparsest(zs, ZS_SPARSE);
+    return number ? number : isolate_sparsest(zs, ZS_SPREAD);
 }
 
 /* From the last slot to the first, so that the frames in the rear are emptied if not all can be. */
@@ -188,6 +213,19 @@ static zc_handle take_isolated(struct zsmalloc *zs, uint32_t number, unsigned sl
     return zs_handle(number, slot);
 }
 
+static zc_handle take_lent(struct zsmalloc *zs, unsigned class)
+{
+    size_t most = largest_lent(zs, class);
+    zc_handle handle = 0;
+
+    while (!handle && (class = zs_lender(zs, class, most)) != ZS_HUGE) {
+        pthread_mutex_lock(&zs->classes[class].lock);
+        handle = zc_zs_take(zs, class);
+        pthread_mutex_unlock(&zs->classes[class].lock);
+    }
+    return handle;
+}
+
 static void copy_zpage(struct zsmalloc *zs, zc_handle from, zc_handle to)
 {
     struct zs_zspage *source = zs_at(zs, zs_number_of(from));
@@ -216,10 +254,12 @@ zc_handle zc_zs_move(void *alloc, zc_handle handle)
     pthread_mutex_lock(&class->lock);
     zc_handle moved = zc_zs_take(zs, zspage->class);
     unsigned used = zspage->used;
-    bool is_isolated = zs_list(zspage) > ZS_FULL;
+    enum zs_list list = zs_list(zspage);
     pthread_mutex_unlock(&class->lock);
-    if (!moved && is_isolated)
+    if (!moved && list > ZS_FULL)
         moved = take_isolated(zs, number, slide(zs, zspage, zs_slot_of(handle), used));
+    if (!moved && list == ZS_SPREAD)
+        moved = take_lent(zs, zspage->class);
     if (moved)
         copy_zpage(zs, handle, moved);
     return moved;
@@ -244,7 +284,7 @@ static unsigned shrink(struct zsmalloc *zs, struct zs_zspage *zspage)
     unsigned frames = zs_frames_for(&zs->shapes, zspage->class, slots_used(zs, zspage));
 
     pthread_mutex_lock(&class->lock);
-    bool is_changed = zs_list(zspage) == ZS_SPARSE || zspage->used < zspage->prev;
+    bool is_changed = zs_list(zspage) != ZS_COLD || zspage->used < zspage->prev;
     if (frames == 0 || frames == before || !is_changed) {
         pthread_mutex_unlock(&class->lock);
         return 0;
@@ -317,7 +357,7 @@ size_t zc_zs_release(void *alloc, uint32_t isolated)
     } else {
         pthread_mutex_lock(&class->lock);
     }
-    bool is_miss = freed == 0 && zs_list(zspage) == ZS_SPARSE;
+    bool is_miss = freed == 0 && zs_list(zspage) != ZS_COLD;
     unsigned frames = zc_zs_unpin(zs, isolated, is_miss);
     if (frames == 0 && is_miss)
         add_miss(class);

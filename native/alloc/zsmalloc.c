@@ -5,10 +5,8 @@
 
 #include "alloc/zs.h"
 
-#define SHARE 32u /* of a class's frames, that part is taken at a time */
-/* A class of few frames uses free slots of others, larger by at most a part, before it takes one. */
-#define BORROW_FRAMES 16u
-#define BORROW_SHARE 16u
+#define SHARE 32u        /* of a class's frames, that part is taken at a time */
+#define LENDER_SHARE 16u /* borrowed slots are larger by that part at most */
 #define IN_LISTS (((1u << ZS_LISTS) - 1) & ~1u)
 #define WITH_ROOM (IN_LISTS & ~(1u << ZS_SHORT))
 
@@ -272,21 +270,17 @@ static zc_handle take(struct zsmalloc *zs, unsigned class, uint32_t stamp)
     return handle;
 }
 
-/* A slot that is hardly larger. */
+/* A slot that is hardly larger, before a class of few frames takes another one. */
 static zc_handle borrow(struct zsmalloc *zs, unsigned class, size_t size, uint32_t stamp)
 {
-    if (zs_load(&zs->classes[class].frames) >= BORROW_FRAMES)
-        return 0;
+    size_t slot = size + ZC_ZHEAD_BYTES, most = slot + slot / LENDER_SHARE;
+    zc_handle handle = 0;
 
-    size_t most = size + ZC_ZHEAD_BYTES + size / BORROW_SHARE;
-    while (--class > ZS_HUGE && zs->shapes.shape[class].size <= most) {
-        if (zs_load(&zs->classes[class].room) == 0)
-            continue;
-        zc_handle handle = take(zs, class, stamp);
-        if (handle)
-            return handle;
-    }
-    return 0;
+    if (zs_load(&zs->classes[class].frames) >= ZS_FEW)
+        return 0;
+    while (!handle && (class = zs_lender(zs, class, most)) != ZS_HUGE)
+        handle = take(zs, class, stamp);
+    return handle;
 }
 
 /* A zspage without frames, pinned. 0: no memory for its record. */
@@ -462,7 +456,7 @@ static void zs_free(void *alloc, zc_handle handle)
     pthread_mutex_lock(&class->lock);
     enum zs_list list = zs_list(zspage);
     push(zs, zspage, zs_slot_of(handle));
-    if (list != ZS_SPARSE && class->misses > 0) {
+    if (list < ZS_SPARSE && class->misses > 0) {
         class->misses = 0;
         atomic_store_explicit(&class->is_hopeless, false, memory_order_relaxed);
     }

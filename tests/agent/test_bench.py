@@ -35,7 +35,7 @@ def test_a_file_for_people(local_daemon: Callable[..., Result], pages: Path) -> 
     shown = local_daemon("bench", "--file", pages, "--codec", "lz4", "--codec", "zstd:3", "--seconds", 2)
     assert shown.code == 0, shown.err
     head, columns, *rows = shown.out.splitlines()
-    assert head == "40 pages of 4096 bytes, from file"
+    assert head == "40 pages of 4096 bytes, from file; 0 same-filled ones left out"
     assert columns.split() == ["codec", "ratio", "put", "µs", "get", "µs", "refused", "pages"]
     assert [row.split()[0] for row in rows] == ["lz4", "zstd:3"]
     assert all(row.split()[-3:] == ["25.0", "%", "40"] for row in rows)

@@ -50,8 +50,8 @@ def _source(facts: dict[str, Any]) -> str:
     source = facts["source"]
     if source == "device":
         source = f"{facts['processes']} processes and {facts['files']} files"
-    same = f"; {facts['same_filled']} same-filled ones left out" if facts["same_filled"] else ""
-    return f"{facts['pages']} pages of {facts['page_size']} bytes, from {source}{same}"
+    left_out = f"{facts['same_filled']} same-filled ones left out"
+    return f"{facts['pages']} pages of {facts['page_size']} bytes, from {source}; {left_out}"
 
 
 def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, ...]]:
