@@ -14,7 +14,8 @@
 #include "store/entry.h"
 
 #define ASK_AFTER 256u /* zpages freed, then the allocator is asked whether it is sparse */
-#define MISSES_MAX 64u /* frames isolated one after another for nothing, as others hold on to them */
+#define MISSES_MAX \
+    64u /* frames isolated one after another for nothing, as others hold on to them */
 
 struct sums {
     size_t frames, zpages;
