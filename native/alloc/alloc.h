@@ -112,7 +112,8 @@ struct zc_alloc_ops {
     /* Copies a zpage with its head to free space of frames in use; 0: no space, frames are never
      * taken for it. The owner, who calls this, frees the old one when it has noted the new handle. */
     zc_handle (*move)(void *alloc, zc_handle handle);
-    /* Back to the others, or to the OS. Returns how many frames went to the OS. */
+    /* Back to the others, or to the OS. Returns how many frames went to the OS. After 0, the next
+     * sparsest unit may be the same one again. */
     size_t (*release)(void *alloc, uint32_t isolated);
 
     void (*get_stats)(void *alloc, struct zc_alloc_stats *out);

@@ -15,13 +15,18 @@
  * that has a free slot, so that sparse ones become empty; one that does, gives its frames back at
  * once. Lists are rings of record numbers, their heads the first.
  *
- * A zspage in no list is pinned: nothing is placed in it, and it stays when its last zpage goes. It is
- * so while frames are taken for it, and from isolate() to release(), both without a lock.
+ * A pinned zspage is in no list: nothing is placed in it, and it stays when its last zpage goes. It is
+ * pinned while frames are taken for it, and while it is isolated.
+ *
+ * Compaction empties the sparsest zspages of a class into the free slots of others, and where these do
+ * not suffice, moves zpages to the front of their own zspage, until no frame of the class could be
+ * spared. What then is left of a class with few frames goes into larger slots of other classes.
  *
  * Locks, in this order: a class's `filling`, which he holds who gets frames for the class; coldest's;
  * the table's; a class's own. The last one is held for one slot's work, whatever the number of slots,
- * zspages and zpages. Making slots, searching a zspage for zpages or free slots, copying a zpage,
- * getting frames and giving them back: all of that is done without it.
+ * zspages and zpages, the table's for SCAN records'. Making slots, searching a zspage for zpages or
+ * free slots, copying a zpage, getting frames and giving them back: all of that is done with neither.
+ * Only check() does all its work under them.
  */
 #ifndef ZC_ALLOC_ZS_H
 #define ZC_ALLOC_ZS_H

@@ -5,8 +5,8 @@
 #include "alloc/zs.h"
 
 #define SCAN 256u /* records looked at under one lock */
-#define LENDER_SHARE \
-    4u /* borrowed slots are larger by that part at most: that frees a frame at once */
+/* Borrowed slots are larger by that part at most: more than a new zpage may waste, since a frame goes. */
+#define LENDER_SHARE 4u
 
 static uint32_t count_zspages(void *alloc)
 {
@@ -88,8 +88,8 @@ static size_t count_lent(const struct zsmalloc *zs, unsigned class)
     return room;
 }
 
-/* Would it have fewer frames, or none, once its zpages went into the free slots of others, and `lent`
- * ones, as far as these go, and the rest to its front? */
+/* Would the zspage have fewer frames, or none, once its zpages went into the free slots of others and
+ * into `lent` ones, as far as these go, and the rest to its front? */
 static bool is_worthwhile(const struct zsmalloc *zs, unsigned class, uint32_t number, size_t lent)
 {
     const struct zs_zspage *zspage = zs_at(zs, number);
@@ -180,8 +180,8 @@ bool zc_zs_next(void *alloc, uint32_t isolated, zc_handle after, zc_handle *hand
     return false;
 }
 
-/* A free slot of an isolated zspage for a zpage that lies behind the frames which all its zpages need.
- * ZS_NO_SLOT: it does not, or there is none. */
+/* A free slot for a zpage of an isolated zspage whose `used` zpages fit into frames before it.
+ * ZS_NO_SLOT: it lies within these, or there is none. */
 static unsigned slide(struct zsmalloc *zs, struct zs_zspage *zspage, unsigned slot, unsigned used)
 {
     unsigned frames = zs_frames_for(&zs->shapes, zspage->class, used);
@@ -197,7 +197,7 @@ static unsigned slide(struct zsmalloc *zs, struct zs_zspage *zspage, unsigned sl
     return ZS_NO_SLOT;
 }
 
-/* Takes it out of the chain's middle: release() makes the chain anew. */
+/* Out of the chain's middle: release() makes the chain anew. */
 static zc_handle take_isolated(struct zsmalloc *zs, uint32_t number, unsigned slot)
 {
     struct zs_zspage *zspage = zs_at(zs, number);

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* zsmalloc: zspages come and go, and zpages in them. See zs.h. */
 #include <errno.h>
-#include <string.h>
 
 #include "alloc/zs.h"
 
 #define SHARE 32u        /* of a class's frames, that part is taken at a time */
 #define LENDER_SHARE 16u /* borrowed slots are larger by that part at most */
-#define IN_LISTS (((1u << ZS_LISTS) - 1) & ~1u)
-#define WITH_ROOM (IN_LISTS & ~(1u << ZS_SHORT))
+#define WITH_ROOM ((1u << ZS_SHORT) - (1u << ZS_SPARSEST)) /* lists whose zspages have free slots */
 
 static void charge(struct zsmalloc *zs, size_t bytes)
 {
@@ -25,9 +23,8 @@ static size_t own_bytes(const struct zsmalloc *zs)
 
 static int zs_create(struct zc_frames *frames, size_t page_size, void **alloc)
 {
-    struct zs_shapes shapes;
+    struct zs_shapes shapes = {0};
 
-    memset(&shapes, 0, sizeof(shapes));
     zc_zs_shapes_init(&shapes, page_size);
     struct zsmalloc *zs = calloc(1, sizeof(*zs) + shapes.count * sizeof(zs->classes[0]));
     if (!zs)

@@ -14,6 +14,8 @@
 #include "store/entry.h"
 
 #define ASK_AFTER 256u /* zpages freed, then the allocator is asked whether it is sparse */
+#define MISSES_MAX \
+    64u /* frames isolated one after another for nothing, as others hold on to them */
 
 struct sums {
     size_t frames, zpages;
@@ -72,8 +74,12 @@ static int64_t compact(zc_pool *pool, size_t most)
 {
     struct sums sums = {0};
 
-    for (size_t i = 0; i < most && compact_one(pool, &sums); i++)
-        ;
+    for (size_t i = 0, misses = 0; i < most && misses < MISSES_MAX; i++) {
+        size_t before = sums.frames;
+        if (!compact_one(pool, &sums))
+            break;
+        misses = sums.frames > before ? 0 : misses + 1;
+    }
     count(pool, &pool->shards[0].stats.compacted_frames, &pool->shards[0].stats.compacted_zpages,
           &sums);
     return (int64_t)sums.frames;

@@ -3,6 +3,7 @@
 
 import resource
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,16 @@ def test_an_allocator_does_what_its_model_does(config: str, allocator: str, page
         (counts,) = run(config, "zc_alloc", "model", allocator, page_size, frames * page_size, seed, OPS[config])
         assert min(counts[name] for name in ("mallocs", "moved", "isolated", "freed", "sparse")) > 0
         assert (counts["refused"] > 0) == (frames > 0)
+
+
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_many_frames_are_emptied_coldest_first(allocator: str, page_size: int) -> None:
+    """More than one scan finds, and more than are scanned at one time."""
+    count = 6000
+    (counts,) = run("host", "zc_alloc", "lru", allocator, page_size, 0, 1, count)
+    assert counts["freed"] == count // 2
+    assert counts["isolated"] > 100
 
 
 @pytest.mark.parametrize("frames", [0, 250])
@@ -74,3 +85,22 @@ def test_used_bytes_of_extents_agrees_with_the_os(page_size: int) -> None:
     for step in steps:
         assert step["used"] > 64 * MIB
         assert step["used"] == pytest.approx(step["os"] - empty["os"], rel=0.02)
+
+
+def huge_pages_split() -> int | None:
+    """How many the system has split so far. None: it gives no huge pages of a run's size."""
+    directory = Path("/sys/kernel/mm/transparent_hugepage")
+    if not directory.exists() or "[never]" in (directory / "enabled").read_text():
+        return None
+    if int((directory / "hpage_pmd_size").read_text()) != 2 * MIB:
+        return None
+    counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(counters["thp_split_page"])
+
+
+def test_a_huge_page_is_split_before_a_part_of_it_goes_back() -> None:
+    """Else the OS keeps it whole, which nothing says that counts mapped pages."""
+    before = huge_pages_split()
+    run("host", "zc_frames", "memory", OS_PAGE_SIZE, 256 * MIB)
+    after = huge_pages_split()
+    assert before is None or after is None or after > before

@@ -5,6 +5,9 @@
  * with the model's and the frames'. Now and then all zpages are touched and their frames emptied in
  * the order that these touches prescribe, or moved together until nothing is sparse.
  *
+ * zc_alloc lru ALLOCATOR PAGE_SIZE BUDGET SEED COUNT: so many zpages, of which every other one is
+ * freed and the rest touched in random order; then all frames are emptied.
+ *
  * zc_alloc threads ALLOCATOR PAGE_SIZE BUDGET SEED OPS THREADS: threads with zpages of their own that
  * also empty each other's frames, as a store's shards do.
  *
@@ -81,7 +84,7 @@ static size_t some_size(struct random *random, size_t page_size)
     case 1:
         return page_size / 2 - 32 + random_below(random, 64);
     case 2:
-        return page_size / 64 * (1 + random_below(random, 63)) - random_below(random, 16);
+        return page_size / 8 * (1 + random_below(random, 7)) - ZC_ZHEAD_BYTES;
     case 3:
         return page_size - random_below(random, 40);
     default:
@@ -381,28 +384,48 @@ static void free_some(struct world *world, unsigned percent)
     }
 }
 
-/* Moves zpages together until no frame can be emptied any more. */
-static void compact(struct world *world)
+static size_t frames_held(const struct world *world)
 {
     struct zc_alloc_stats stats;
-    size_t freed = 0;
-    uint32_t number;
+
+    world->ops->get_stats(world->alloc, &stats);
+    return stats.frames;
+}
+
+/* False: there is none. */
+static bool empty_sparsest(struct world *world)
+{
+    uint32_t number = do_isolate(world, ZC_ISOLATE_SPARSEST);
+    if (!number)
+        return false;
+
+    size_t left = empty_unit(world, number, only_move);
+    CHECK(left == 0 || !world->allocator->is_exact);
+    CHECK(do_release(world, number, left == 0) > 0);
+    return true;
+}
+
+/* Moves zpages together until no frame can be emptied any more, and sees whether is_sparse() said so
+ * at each step. */
+static void compact(struct world *world)
+{
+    bool is_sparse[PAGES];
+    size_t frames[PAGES], steps = 0;
 
     end_isolation(world);
     free_some(world, (unsigned)random_below(&world->random, 80));
-    world->ops->get_stats(world->alloc, &stats);
-    bool is_sparse = world->ops->is_sparse(world->alloc);
-    while ((number = do_isolate(world, ZC_ISOLATE_SPARSEST))) {
-        size_t left = empty_unit(world, number, only_move);
-        CHECK(left == 0 || !world->allocator->is_exact);
-        size_t count = do_release(world, number, left == 0);
-        CHECK(count > 0);
-        freed += count;
+    do {
+        CHECK(steps < PAGES);
+        frames[steps] = frames_held(world);
+        is_sparse[steps] = world->ops->is_sparse(world->alloc);
+        world->counts.sparse += is_sparse[steps++];
+    } while (empty_sparsest(world));
+    for (size_t i = 0; i < steps; i++) {
+        size_t freed = frames[i] - frames[steps - 1];
+        CHECK(freed > 0 || !is_sparse[i]);
+        if (world->allocator->is_exact && frames[i] > 0)
+            CHECK(is_sparse[i] == (8 * freed >= frames[i]));
     }
-    world->counts.sparse += is_sparse;
-    CHECK(!is_sparse || freed > 0);
-    if (world->allocator->is_exact && stats.frames > 0)
-        CHECK(is_sparse == (8 * freed >= stats.frames));
 }
 
 /* ---- LRU, for any allocator ---- */
@@ -565,9 +588,8 @@ static void print_counts(const struct counts *counts)
            counts->freed, counts->sparse);
 }
 
-static int run_model(const struct allocator *allocator, const size_t *numbers)
+static struct world *make_world(const struct allocator *allocator, const size_t *numbers)
 {
-    size_t budget = numbers[1], ops = numbers[3];
     struct world *world = calloc(1, sizeof(*world));
 
     CHECK(world);
@@ -575,18 +597,102 @@ static int run_model(const struct allocator *allocator, const size_t *numbers)
     world->ops = zc_alloc_find(allocator->name);
     world->page_size = numbers[0];
     world->random.state = zc_mix64(numbers[2]);
-    world->clock = (uint32_t)-(int32_t)random_below(&world->random, ops); /* wraps on the way */
-    world->frames = make_frames(world->page_size, budget);
+    world->clock = (uint32_t)-(int32_t)random_below(&world->random, numbers[3]); /* it will wrap */
+    world->frames = make_frames(world->page_size, numbers[1]);
     CHECK(world->ops && world->ops->create(world->frames, world->page_size, &world->alloc) == 0);
+    return world;
+}
+
+static void destroy_world(struct world *world)
+{
+    print_counts(&world->counts);
+    destroy_all(world->ops, world->alloc, world->frames);
+    free(world);
+}
+
+static int run_model(const struct allocator *allocator, const size_t *numbers)
+{
+    struct world *world = make_world(allocator, numbers);
+    size_t budget = numbers[1], ops = numbers[3];
 
     for (size_t i = 0; i < ops; i++)
         step(world, i * 8 / ops % 2 ? PAGES / 20 : PAGES);
     end_isolation(world);
     free_some(world, 100);
     CHECK(budget || world->counts.refused == 0);
-    print_counts(&world->counts);
-    destroy_all(world->ops, world->alloc, world->frames);
-    free(world);
+    destroy_world(world);
+    return 0;
+}
+
+/* ---- LRU of many ---- */
+
+/* The youngest stamp of an isolated unit, whose zpages are freed. */
+static uint32_t free_unit(struct world *world, uint32_t number, const struct page *pages)
+{
+    uint32_t youngest = 0;
+    bool is_first = true;
+    zc_handle handle = 0;
+    uint64_t owner;
+
+    while (world->ops->next(world->alloc, number, handle, &handle, &owner)) {
+        const struct page *page = &pages[owner];
+        CHECK(page->handle == handle);
+        check_zpage(world->ops, world->alloc, page);
+        if (is_first || is_older(youngest, page->stamp))
+            youngest = page->stamp;
+        is_first = false;
+        world->ops->free(world->alloc, handle);
+        world->counts.freed++;
+    }
+    CHECK(!is_first);
+    return youngest;
+}
+
+static void make_pages(struct world *world, struct page *pages, size_t *order, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        size_t j = random_below(&world->random, i + 1);
+        order[i] = order[j];
+        order[j] = i;
+        pages[i].size = some_size(&world->random, world->page_size);
+        pages[i].owner = i;
+        pages[i].handle = world->ops->malloc(world->alloc, pages[i].size, 0);
+        CHECK(pages[i].handle);
+        write_zpage(world->ops, world->alloc, &pages[i]);
+    }
+    for (size_t i = 0; i < count; i += 2) {
+        world->ops->free(world->alloc, pages[i].handle);
+        pages[i].handle = 0;
+    }
+}
+
+static int run_lru(const struct allocator *allocator, const size_t *numbers)
+{
+    struct world *world = make_world(allocator, numbers);
+    size_t count = numbers[3], *order = calloc(count, sizeof(*order));
+    struct page *pages = calloc(count, sizeof(*pages));
+    uint32_t number, before = world->clock;
+
+    CHECK(order && pages);
+    make_pages(world, pages, order, count);
+    check_sound(world->ops, world->alloc);
+    for (size_t i = 0; i < count; i++) {
+        struct page *page = &pages[order[i]];
+        page->stamp = world->clock++;
+        if (page->handle)
+            world->ops->touch(world->alloc, page->handle, page->stamp);
+    }
+    while ((number = world->ops->isolate(world->alloc, ZC_ISOLATE_COLDEST))) {
+        uint32_t stamp = free_unit(world, number, pages);
+        CHECK(!is_older(stamp, before));
+        before = stamp;
+        CHECK(world->ops->release(world->alloc, number) > 0);
+        world->counts.isolated++;
+    }
+    CHECK(world->counts.freed == count / 2);
+    free(order);
+    free(pages);
+    destroy_world(world);
     return 0;
 }
 
@@ -784,10 +890,13 @@ int main(int argc, char **argv)
             continue;
         if (argc == 7 && strcmp(argv[1], "model") == 0)
             return run_model(&allocators[i], numbers);
+        if (argc == 7 && strcmp(argv[1], "lru") == 0)
+            return run_lru(&allocators[i], numbers);
         if (argc == 8 && strcmp(argv[1], "threads") == 0)
             return run_threads(&allocators[i], numbers);
     }
     fprintf(stderr, "usage: zc_alloc model ALLOCATOR PAGE_SIZE BUDGET SEED OPS\n"
+                    "       zc_alloc lru ALLOCATOR PAGE_SIZE BUDGET SEED COUNT\n"
                     "       zc_alloc threads ALLOCATOR PAGE_SIZE BUDGET SEED OPS THREADS\n");
     return 2;
 }

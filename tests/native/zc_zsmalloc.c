@@ -53,17 +53,6 @@ static struct test start(size_t page_size, size_t count)
     return test;
 }
 
-static void check(struct test *test)
-{
-    struct zc_text why = {0};
-
-    if (ops->check(test->alloc, &why)) {
-        fprintf(stderr, "check: %s\n", why.data);
-        abort();
-    }
-    zc_text_free(&why);
-}
-
 static struct zc_alloc_stats stats_of(struct test *test)
 {
     struct zc_alloc_stats stats;
@@ -74,6 +63,48 @@ static struct zc_alloc_stats stats_of(struct test *test)
     CHECK(stats.frames == frames.taken);
     CHECK(stats.metadata_bytes <= frames.metadata_bytes);
     return stats;
+}
+
+static size_t get_classes(struct test *test, struct zc_class_stats *classes)
+{
+    memset(classes, 0, CLASSES * sizeof(*classes));
+    size_t count = ops->class_stats(test->alloc, classes, CLASSES);
+    CHECK(count <= CLASSES);
+    return count;
+}
+
+static void check_classes(struct test *test)
+{
+    struct zc_class_stats classes[CLASSES];
+    struct zc_alloc_stats stats = stats_of(test);
+    size_t count = get_classes(test, classes);
+
+    for (size_t i = 0; i < count; i++) {
+        size_t zspages = 0;
+        for (size_t group = 0; group < ZC_FULLNESS; group++)
+            zspages += classes[i].fullness[group];
+        CHECK(zspages == classes[i].zspages);
+        CHECK(classes[i].zpages <= classes[i].slots);
+        CHECK(classes[i].slots <= zspages * classes[i].slots_per_zspage);
+        CHECK(classes[i].slots * classes[i].size <= classes[i].frames * test->page_size);
+        CHECK(classes[i].freeable <= classes[i].frames);
+        stats.frames -= classes[i].frames;
+        stats.zpages -= classes[i].zpages;
+    }
+    CHECK(stats.frames == 0 && stats.zpages == 0);
+}
+
+/* Nothing may be isolated. */
+static void check(struct test *test)
+{
+    struct zc_text why = {0};
+
+    if (ops->check(test->alloc, &why)) {
+        fprintf(stderr, "check: %s\n", why.data);
+        abort();
+    }
+    zc_text_free(&why);
+    check_classes(test);
 }
 
 static size_t count_frames(struct test *test)
@@ -185,14 +216,6 @@ static size_t compact(struct test *test)
 }
 
 /* ---- classes ---- */
-
-static size_t get_classes(struct test *test, struct zc_class_stats *classes)
-{
-    memset(classes, 0, CLASSES * sizeof(*classes));
-    size_t count = ops->class_stats(test->alloc, classes, CLASSES);
-    CHECK(count <= CLASSES);
-    return count;
-}
 
 static int run_classes(size_t page_size)
 {
@@ -344,7 +367,6 @@ static void test_isolated(struct test *test, const struct class *class)
     CHECK(ops->isolate(test->alloc, ZC_ISOLATE_COLDEST) == 0);
     put(test, 1, class->size);
     CHECK(count_frames(test) == 2);
-    check(test);
     CHECK(ops->next(test->alloc, isolated, 0, &handle, &owner));
     CHECK(handle == test->zpages[0].handle && owner == 0);
     drop(test, 0);
@@ -390,8 +412,8 @@ static void test_huge(struct test *test, const struct class *largest)
         CHECK(!ops->next(test->alloc, isolated, handle, &handle, &owner));
         if (i < 2)
             drop(test, i);
-        check(test);
         CHECK(ops->release(test->alloc, isolated) == (i < 2));
+        check(test);
     }
     verify(test, 2);
     drop_all(test);
