@@ -91,7 +91,7 @@ static struct loaded *find_same(zc_store *store, const struct zc_dictionary *dic
 
 int zc_dictionary_load(zc_store *store, const void *bytes, size_t size, uint32_t *id)
 {
-    struct loaded *made = malloc(sizeof(*made));
+    struct loaded *made = zc_frames_have_room(store->frames) ? malloc(sizeof(*made)) : NULL;
     if (!made)
         return -ENOMEM;
 

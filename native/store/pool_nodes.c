@@ -266,8 +266,10 @@ static int check_shrink(void *view, const struct zc_node *node, const char *valu
     uint64_t frames;
     const char *end;
 
-    if (!zc_parse_number(value, &frames, &end) || *end || frames == 0)
+    if (!zc_parse_number(value, &frames, &end) || *end)
         return zc_node_complain(why, -EINVAL, value, node, node->range);
+    if (frames == 0)
+        return zc_node_complain(why, -ERANGE, value, node, node->range);
     if (pool_of(view)->kind == ZC_EPHEMERAL)
         return 0;
     zc_text_add(why, "shrink: pool '%s' is persistent, its pages may not be dropped",

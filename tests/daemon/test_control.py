@@ -115,7 +115,7 @@ def test_a_codec_that_is_none(daemon: Daemon, spec: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("set pools/a/shrink 1", "EPERM shrink: pool 'a' is persistent"), ("set pools/e/shrink 0", "EINVAL"),
+        ("set pools/a/shrink 1", "EPERM shrink: pool 'a' is persistent"), ("set pools/e/shrink 0", "ERANGE"),
         ("set pools/e/shrink -1", "EINVAL"), ("set pools/e/shrink 1.5", "EINVAL"), ("set pools/e/shrink x", "EINVAL"),
         ("set pools/e/shrink 99999999999999999999", "EINVAL"), ("set pools/a/compact 2", "EINVAL"),
         ("set pools/a/compact yes", "EINVAL"), ("get pools/a/compact", "EACCES"), ("get pools/e/shrink", "EACCES"),

@@ -378,3 +378,12 @@ def test_a_dictionary_stays_while_a_page_needs_it() -> None:
         assert driver.ask("codec", "p", "lz4:1:dict=2") == "err EINVAL"
         assert driver.ask("dictionary", 1, 0) == "err EINVAL"
         assert driver.ask("dictionary", 1, MIB + 1) == "err EINVAL"
+
+
+def test_a_store_at_its_limit_takes_no_dictionary() -> None:
+    with Driver("host", 4096, 2 * MIB) as driver:
+        driver.ask("pool", "p", "persistent")
+        driver.ask("bulk", "p", 1, 0, 2000, 2048)
+        assert driver.ask("dictionary", 1, 2000) == "err ENOMEM"
+        driver.ask("flobj", "p", 1)
+        assert driver.ask("dictionary", 1, 2000) == "id 1"

@@ -160,7 +160,8 @@ ZC_API int zc_pool_set_param(zc_pool *pool, const char *name, const char *value)
 ZC_API int zc_pool_set_codec(zc_pool *pool, const char *spec);
 
 /* Keeps a copy of bytes that codecs may compress against. *id: its number, never used again; the same
- * bytes have one number. -EINVAL: empty, over 1 MiB, or a damaged dictionary of zstd's; -ENOMEM. */
+ * bytes have one number. -EINVAL: empty, over 1 MiB, or a damaged dictionary of zstd's; -ENOMEM,
+ * also where the store is at its limit. */
 ZC_API int zc_dictionary_load(zc_store *store, const void *bytes, size_t size, uint32_t *id);
 /* -ENOENT; -EBUSY: a pool or a stored page uses it. */
 ZC_API int zc_dictionary_remove(zc_store *store, uint32_t id);
