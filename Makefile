@@ -67,8 +67,13 @@ emulator-up: build ## boot an emulated device: DEVICE=arm64, arm64-root or arm64
 emulator-down: $(VENV)/.stamp ## stop DEVICE, or all
 	$(PYTHON) -m tools.emulator down $(DEVICE)
 
+.PHONY: corpora
+corpora: $(VENV)/.stamp ## take pages of real programs to measure on: build/corpora
+	@tools/system_packages bench
+	$(PYTHON) -m bench.corpora
+
 .PHONY: bench
-bench: build ## measure: build/bench.json, docs/benchmarks.md
+bench: build corpora ## measure: build/bench.json, docs/benchmarks.md, docs/zpage-sizes.png
 	@$(NATIVE) bench
 	$(PYTHON) -m bench
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: real processes and files of a device through a persistent and an ephemeral pool.
+"""The demo: real processes and files of a device through persistent pools and an ephemeral one.
 
 What it makes (processes, pools, files, and the daemon where none ran) is gone when it ends, however it ends.
 """
@@ -27,6 +27,10 @@ THRESHOLDS = ("7/8", "3/4", "5/8", "1/2", "3/8")
 
 PROCESSES = 4
 
+ZBUD, ZSMALLOC = ("persistent", "zbud"), ("persistent", "zsmalloc")
+EPHEMERAL = ("ephemeral", "zbud")
+"""The demo's pools: kind and allocator."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -42,15 +46,26 @@ SMALL = Size(1, 2 << 20)
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What became of a process's pages in a pool."""
+
+    zbytes: int
+    """Of the pages compressed, before they are put into frames."""
+    used_bytes: int
+    """By which the pool grew."""
+    report: Report
+
+
+@dataclass(frozen=True)
 class Process:
     name: str
     holds: str
     pid: int
     zbytes: int
-    """Its pages compressed, before they are put into frames."""
+    """This and the two below: as in Stored, of the pool in zbud."""
     used_bytes: int
-    """By which the pool grew."""
     report: Report
+    zsmalloc: Stored
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,7 @@ class Threshold:
 @dataclass(frozen=True)
 class PoolFacts:
     kind: str
+    allocator: str
     stats: dict[str, int]
     histogram: list[list[int]]
 
@@ -83,7 +99,8 @@ class Facts:
 
     @property
     def reports(self) -> list[Report]:
-        return [*(p.report for p in self.processes), *(t.report for t in self.thresholds), self.libraries]
+        processes = [report for p in self.processes for report in (p.report, p.zsmalloc.report)]
+        return [*processes, *(t.report for t in self.thresholds), self.libraries]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,7 +124,7 @@ def own_or_running_daemon(transport: Transport, progress: Progress) -> Iterator[
 
 
 class Demo:
-    """Two pools on a running daemon, and what goes through them."""
+    """Pools on a running daemon, and what goes through them."""
 
     def __init__(self, daemon: Daemon, control: ControlClient) -> None:
         self.daemon = daemon
@@ -115,14 +132,14 @@ class Demo:
         self.page_size = int(control.get("page_size"))
         self._size = LARGE if daemon.transport.is_local else SMALL
         mark = secrets.token_hex(3)
-        self._pools = {kind: f"demo-{mark}-{kind}" for kind in ("persistent", "ephemeral")}
+        self._pools = {key: f"demo-{mark}-{key[0]}-{key[1]}" for key in (ZBUD, ZSMALLOC, EPHEMERAL)}
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
-            for kind, name in self._pools.items():
+            for (kind, allocator), name in self._pools.items():
                 undo.callback(self._destroy, name)
-                self.control.set(("pools/create", f"name={name} kind={kind}"))
+                self.control.set(("pools/create", f"name={name} kind={kind} allocator={allocator}"))
             self._undo = undo.pop_all()
         return self
 
@@ -135,7 +152,7 @@ class Demo:
             control.set((f"pools/{pool}/destroy", "1"))
 
     def run_processes(self, progress: Progress) -> list[Process]:
-        """Real programs, their anonymous pages read while they live, into the persistent pool."""
+        """Real programs, their anonymous pages read while they live, into the persistent pools."""
         transport = self.daemon.transport
         pids: list[int] = []
         done: list[Process] = []
@@ -144,24 +161,27 @@ class Demo:
                 progress(0, f"{workload.name} grows")
                 with running(transport, workload, self._size.workload_scale) as pid:
                     pids.append(pid)
-                    done.append(self._replay_process(workload, pid, progress))
+                    zbud, zsmalloc = (self._replay_process(key, workload, pid, progress) for key in (ZBUD, ZSMALLOC))
+                done.append(
+                    Process(workload.name, workload.holds, pid, zbud.zbytes, zbud.used_bytes, zbud.report, zsmalloc)
+                )
         finally:
             with suppress(ZcacheError):
                 wait_until_gone(transport, pids)
         return done
 
-    def _replay_process(self, workload: Workload, pid: int, progress: Progress) -> Process:
-        before = self._stats("persistent")
+    def _replay_process(self, key: tuple[str, str], workload: Workload, pid: int, progress: Progress) -> Stored:
+        before = self._stats(key)
         report = replay_process(
             self.daemon,
-            self._pools["persistent"],
+            self._pools[key],
             pid,
             keep=True,
-            progress=lambda part, what: progress(part, f"{workload.name}: {what}"),
+            progress=lambda part, what: progress(part, f"{workload.name} into {key[1]}: {what}"),
         )
-        now = self._stats("persistent")
+        now = self._stats(key)
         zbytes, used_bytes = (now[name] - before[name] for name in ("zbytes", "used_bytes"))
-        return Process(workload.name, workload.holds, pid, zbytes, used_bytes, report)
+        return Stored(zbytes, used_bytes, report)
 
     @contextmanager
     def libraries(self, progress: Progress) -> Iterator[Path]:
@@ -180,7 +200,7 @@ class Demo:
 
     def run_thresholds(self, tar: Path, progress: Progress) -> Iterator[Threshold]:
         """The same files again and again into the ephemeral pool, while what it accepts gets less."""
-        path = f"pools/{self._pools['ephemeral']}/params/zv_max_zsize"
+        path = f"pools/{self._pools[EPHEMERAL]}/params/zv_max_zsize"
         for share in THRESHOLDS:
             self.control.set((path, share))
             report = self._replay_libraries(tar, f"zv_max_zsize {share}", progress, keep=False)
@@ -195,21 +215,21 @@ class Demo:
             return replay_source(
                 self.daemon,
                 self.control,
-                self._pools["ephemeral"],
+                self._pools[EPHEMERAL],
                 source,
                 keep=keep,
                 progress=lambda part, step: progress(part, f"{what}: {step}"),
             )
 
     def pools(self) -> list[PoolFacts]:
-        return [PoolFacts(kind, self._stats(kind), self._histogram(kind)) for kind in self._pools]
+        return [PoolFacts(*key, self._stats(key), self._histogram(key)) for key in self._pools]
 
-    def _stats(self, kind: str) -> dict[str, int]:
-        values = self.control.dump(f"pools/{self._pools[kind]}/stats")
+    def _stats(self, key: tuple[str, str]) -> dict[str, int]:
+        values = self.control.dump(f"pools/{self._pools[key]}/stats")
         return {path.rpartition("/")[2]: int(value) for path, value in values.items()}
 
-    def _histogram(self, kind: str) -> list[list[int]]:
-        return parse_histogram(self.control.get(f"pools/{self._pools[kind]}/zv_curr_dist_counts"))
+    def _histogram(self, key: tuple[str, str]) -> list[list[int]]:
+        return parse_histogram(self.control.get(f"pools/{self._pools[key]}/zv_curr_dist_counts"))
 
 
 # A tar of shared libraries, $1 bytes of them at most and none large: enough files to be many.

@@ -21,6 +21,7 @@ ABI = 1
 MAGIC = 0x3163637A
 MAX_BATCH = 1024
 MAX_PAYLOAD = 2 * 1024 * 1024
+MAX_DICTIONARY = 1024 * 1024
 _LARGE = 4096
 """A payload up to here fits any socket's buffer: sending it never waits for the other side."""
 
@@ -31,12 +32,13 @@ OFFSET = struct.Struct("<Q")
 RESULT = struct.Struct("<iI")
 HELLO = struct.Struct("<IIII32s")
 POOL = struct.Struct("<II")
+DICTIONARY = struct.Struct("<II")
 
 # Linux's generic errno numbers, which the wire carries whatever this machine calls them.
 ERRNO_NAMES = {
     1: "EPERM", 2: "ENOENT", 5: "EIO", 7: "E2BIG", 9: "EBADF", 11: "EAGAIN", 12: "ENOMEM", 14: "EFAULT", 16: "EBUSY",
-    17: "EEXIST", 22: "EINVAL", 28: "ENOSPC", 34: "ERANGE", 71: "EPROTO", 90: "EMSGSIZE", 95: "EOPNOTSUPP",
-    105: "ENOBUFS", 110: "ETIMEDOUT",
+    17: "EEXIST", 22: "EINVAL", 28: "ENOSPC", 34: "ERANGE", 38: "ENOSYS", 71: "EPROTO", 90: "EMSGSIZE",
+    95: "EOPNOTSUPP", 105: "ENOBUFS", 110: "ETIMEDOUT",
 }  # fmt: skip
 EIO, ENOENT = 5, 2
 
@@ -50,6 +52,12 @@ class Op(IntEnum):
     FLUSH_PAGE = 6
     FLUSH_OBJECT = 7
     DESTROY_POOL = 8
+    DICTIONARY = 9
+
+    @property
+    def has_results(self) -> bool:
+        """Its answer has a result for each page, object or pool."""
+        return Op.PUT <= self <= Op.DESTROY_POOL
 
 
 class Flag(IntFlag):
@@ -314,6 +322,15 @@ class PagesClient:
                 f"pool {name}: {error.message}", name=error.name, hint="zcache pool list shows the pools"
             ) from error
 
+    def load_dictionary(self, data: bytes) -> int:
+        """The number that codecs name it by: dict=N. Refused: it is none."""
+        if len(data) > self.hello.max_payload:  # the daemon would end the connection
+            raise Refused(f"a dictionary has at most {MAX_DICTIONARY} bytes, not {len(data)}", name="EINVAL")
+        answer = self._call(Request(Op.DICTIONARY, payload=data))
+        _expect_size("dictionary", answer, DICTIONARY.size)
+        number, _ = DICTIONARY.unpack(answer)
+        return int(number)
+
     def share_memory(self) -> None:
         """From now on pages travel in a segment, where the daemon is a process of this machine."""
         connection = self._stream.unix
@@ -412,7 +429,7 @@ class PagesClient:
             )
         pending.payload = self._read(answer.payload)
         self.io_ns += time.monotonic_ns() - started
-        if answer.status == 0 and pending.request.op >= Op.PUT:
+        if answer.status == 0 and pending.request.op.has_results:
             region = self._region(pending.id)
             pending.results = Results.parse(pending.request, answer, pending.payload, self.hello.page_size, region)
             pending.payload = b""

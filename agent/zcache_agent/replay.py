@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from .control import ControlClient
 from .daemon import Daemon
-from .errors import CheckFailed, DaemonAbsent, NoDevice, ProtocolError, Refused, ZcacheError
-from .pages import ENOENT, PagesClient, Pending, Pool, Refusal, Results, Run
+from .errors import CheckFailed, DaemonAbsent, NoDevice, ProtocolError, Refused, Usage, ZcacheError
+from .pages import ENOENT, Kind, PagesClient, Pending, Pool, Refusal, Results, Run
 from .sources import Source
 from .transport.base import ByteStream
 
@@ -38,8 +38,10 @@ class Report:
     """Without same-filled pages."""
     same_filled: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    dropped: int = 0
+    """Stored, and given up by the pool since: what an ephemeral one may do when it is shrunk."""
     lost: int = 0
-    """Stored, and not there to get. No pool drops a page by itself today, so it is an error in any pool."""
+    """Stored, not there to get, and nobody dropped it."""
     mismatches: int = 0
     """Came back with other bytes."""
     frames: int = 0
@@ -92,7 +94,9 @@ def replay_source(
     with connect(daemon) as client:
         where = client.pool(pool)
         try:
+            given_up = _given_up(control, pool)
             report = Replay(client, where, object_id, source, progress).run()
+            _tell_dropped(report, where, _given_up(control, pool) - given_up)
             _measure(control, pool, client.hello.page_size, report)
             if not keep:
                 _flush(client, where, object_id)
@@ -150,7 +154,7 @@ def _follow(stream: ByteStream, progress: Progress) -> Report:
         elif line.startswith("ended "):
             if report:
                 return report
-            raise _failure(int(line.split()[1]), complaint)
+            raise failure(int(line.split()[1]), complaint)
         else:
             complaint = line
     raise DaemonAbsent("the replay on the device broke off", name="lost", hint="zcache log shows its reason")
@@ -171,21 +175,34 @@ def _parse(line: str) -> dict[str, Any]:
     return facts
 
 
-def _failure(code: int, complaint: str) -> ZcacheError:
-    """zcached says `zcached: NAME: message`."""
+def failure(code: int, complaint: str) -> ZcacheError:
+    """Of a command of zcached, which says `zcached: NAME: message`."""
     words = complaint.removeprefix("zcached: ")
     name, _, message = words.partition(": ")
     if not name.startswith("E"):
         name, message = "failed", words
+    if code == 2:
+        return Usage(message, name=name)
     if code == 4:
         return DaemonAbsent(message, name=name, hint="zcache up starts it")
     if code in (3, 5):
         return Refused(message, name=name, hint=_HINTS.get(name, ""))
-    return CheckFailed(message or f"zcached replay ended with code {code}", name=name)
+    return CheckFailed(message or f"zcached ended with code {code}", name=name)
 
 
 def _flush(client: PagesClient, pool: Pool, object_id: int) -> None:
     client.flush_object(Run(pool.id, object_id, 0, 1))
+
+
+def _given_up(control: ControlClient, pool: str) -> int:
+    return int(control.get(f"pools/{pool}/stats/reclaimed_zpages"))
+
+
+def _tell_dropped(report: Report, pool: Pool, given_up: int) -> None:
+    """Of the pages that are missing, as many as the pool gave up meanwhile are not lost."""
+    if pool.kind is Kind.ephemeral:
+        report.dropped = min(report.lost, max(0, given_up))
+        report.lost -= report.dropped
 
 
 def _measure(control: ControlClient, pool: str, page_size: int, report: Report) -> None:

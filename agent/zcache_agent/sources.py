@@ -122,7 +122,7 @@ def _is_tar(file: BinaryIO) -> bool:
 @contextmanager
 def open_source(path: Path, page_size: int) -> Iterator[Source]:
     """The pages of a file. Usage: no regular file, or no whole page in it."""
-    what = "name a page dump or a tar, or a process of the device with --pid"
+    what = "name a dump of pages or a tar of files"
     if not path.exists():
         raise Usage(f"{path}: no such file", hint=what)
     if not path.is_file():

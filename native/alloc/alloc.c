@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-static const struct zc_alloc_ops *const allocators[] = {&zc_zbud_ops};
+static const struct zc_alloc_ops *const allocators[] = {&zc_zbud_ops, &zc_zsmalloc_ops};
 
 const struct zc_alloc_ops *zc_alloc_find(const char *name)
 {

@@ -13,14 +13,14 @@
 #include <unistd.h>
 
 #include "base/base.h"
-#include "base/list.h"
+#include "frame/shelf.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif
 
 #define RUN_BYTES (2u * 1024 * 1024) /* at least; or RUN_FRAMES frames */
-#define RUN_FRAMES 128u
+#define RUN_FRAMES 256u
 #define BATCH_BYTES (128u * 1024) /* made resident, or given back, at one time */
 #define BATCH_MAX 64u             /* frames: the same, whatever the page size */
 #define RESERVE_BATCHES 4u
@@ -34,30 +34,24 @@
 #define STACK_BYTES (64u * 1024)
 #endif
 
-/* The head of a run, at its first byte. Frame i of the run is at i * page_size; the head itself
- * covers the first ones. */
+/* The head of a run, at its first byte. Frame i of the run is at i * page_size; frame 0 is the head
+ * and in no stock. Frames in neither stock are taken, claimed, or on their way. */
 struct run {
-    struct zc_link link;    /* in zc_frames.open while fresh > 0 */
-    uint32_t fresh, in_use; /* frames; in_use: all others */
-    bool is_huge;           /* one page to the OS */
-    uint64_t is_fresh[];    /* bitmap, then the records */
-};
-
-/* A ready frame's record. */
-struct ready {
-    struct ready *next;
+    struct zc_stock fresh, ready;
+    bool is_huge;    /* one page to the OS */
+    uint64_t bits[]; /* fresh's, then ready's */
 };
 
 struct zc_frames {
     pthread_mutex_t lock;
     size_t page_size, os_page_size;
     size_t run_size, run_frames; /* bytes, frames; both with the head */
-    size_t head_frames, head_bytes, records_offset;
-    size_t batch; /* frames */
+    size_t head_bytes, words;    /* resident bytes of a head; of a bitmap */
+    size_t batch;                /* frames */
     atomic_bool no_populate;
-    bool has_huge;       /* the OS's huge pages are of a run's size */
-    struct zc_link open; /* runs with fresh frames */
-    struct ready *reserve;
+    bool has_huge; /* the OS's huge pages are of a run's size */
+    struct zc_shelf fresh_runs, ready_runs;
+    size_t wanted; /* frames of the extent that was asked for last */
     size_t reserve_target;
     /* Written under the lock, read without. */
     _Atomic size_t budget;
@@ -126,17 +120,17 @@ int zc_frames_create(size_t page_size, struct zc_frames **out)
     frames->os_page_size = (size_t)sysconf(_SC_PAGESIZE);
     frames->run_size = zc_max(RUN_BYTES, RUN_FRAMES * page_size);
     frames->run_frames = frames->run_size / page_size;
-    frames->records_offset =
-        sizeof(struct run) + zc_div_up(frames->run_frames, 64) * sizeof(uint64_t);
-
-    size_t head = frames->records_offset + frames->run_frames * ZC_FRAME_META;
-    frames->head_frames = zc_div_up(head, page_size);
-    frames->head_bytes = zc_div_up(head, frames->os_page_size) * frames->os_page_size;
+    frames->words = zc_div_up(frames->run_frames, 64);
+    frames->head_bytes = frames->os_page_size;
+    ZC_ASSERT(sizeof(struct run) + 2 * (frames->words + 1) * sizeof(uint64_t) <=
+              frames->head_bytes);
     frames->batch = zc_min(zc_max(BATCH_BYTES / page_size, 1), BATCH_MAX);
     frames->reserve_target = RESERVE_BATCHES * frames->batch;
+    frames->wanted = 1;
     frames->budget = SIZE_MAX;
     frames->has_huge = huge_page_size() == frames->run_size;
-    zc_list_init(&frames->open);
+    zc_shelf_init(&frames->fresh_runs);
+    zc_shelf_init(&frames->ready_runs);
     start_refiller(frames);
     *out = frames;
     return 0;
@@ -179,31 +173,14 @@ static char *frame_at(const struct zc_frames *frames, struct run *run, size_t i)
     return (char *)run + i * frames->page_size;
 }
 
-void *zc_frame_meta(const struct zc_frames *frames, const void *addr)
+static size_t index_of(const struct zc_frames *frames, const void *frame)
 {
-    char *run = (char *)run_of(frames, addr);
-    size_t i = zc_div_pow2((size_t)((const char *)addr - run), frames->page_size);
+    const char *run = (char *)run_of(frames, frame);
 
-    return run + frames->records_offset + i * ZC_FRAME_META;
+    return zc_div_pow2((size_t)((const char *)frame - run), frames->page_size);
 }
 
-void *zc_frame_of_meta(const struct zc_frames *frames, const void *meta)
-{
-    struct run *run = run_of(frames, meta);
-    size_t i = (size_t)((const char *)meta - (char *)run - frames->records_offset) / ZC_FRAME_META;
-
-    return frame_at(frames, run, i);
-}
-
-static bool is_fresh(const struct run *run, size_t i)
-{
-    return run->is_fresh[i / 64] >> (i % 64) & 1;
-}
-
-static void flip_fresh(struct run *run, size_t i)
-{
-    run->is_fresh[i / 64] ^= UINT64_C(1) << (i % 64);
-}
+/* ---- runs ---- */
 
 /* Address space aligned to its own size. NULL: none left. */
 static void *map_aligned(size_t size)
@@ -235,10 +212,12 @@ static bool make_resident(struct zc_frames *frames, char *addr, size_t len)
     return true;
 }
 
-/* For one more frame, in a new run if need be. */
-static bool budget_allows(const struct zc_frames *frames)
+/* How many more frames the budget allows, in a new run if need be. */
+static size_t room(const struct zc_frames *frames)
 {
-    return used_bytes(frames) + frames->head_bytes + frames->page_size + HEADROOM <= frames->budget;
+    size_t used = used_bytes(frames) + frames->head_bytes + HEADROOM;
+
+    return frames->budget > used ? (frames->budget - used) / frames->page_size : 0;
 }
 
 /* Are runs to come as huge pages? One that is resident at once must not be much of the whole. */
@@ -266,73 +245,118 @@ static struct run *run_map(struct zc_frames *frames, bool is_huge)
         munmap(run, frames->run_size);
         return NULL;
     }
+    zc_stock_init(&run->fresh, run->bits, frames->words);
+    zc_stock_init(&run->ready, run->bits + frames->words + 1, frames->words);
     run->is_huge = is_huge;
-    run->fresh = (uint32_t)(frames->run_frames - frames->head_frames);
-    for (size_t i = frames->head_frames; i < frames->run_frames; i++)
-        flip_fresh(run, i);
     return run;
 }
 
 static void run_unmap(struct zc_frames *frames, struct run *run)
 {
-    ZC_ASSERT(run->in_use == 0);
-    zc_list_del(&run->link);
+    zc_stock_clear(&frames->fresh_runs, &run->fresh);
     add(&frames->head_total, -frames->head_bytes);
     munmap(run, frames->run_size);
 }
 
-static void push_ready(struct zc_frames *frames, void *frame)
+static void put_fresh(struct zc_frames *frames, struct run *run, size_t first, size_t count)
 {
-    struct ready *ready = zc_frame_meta(frames, frame);
-
-    ready->next = frames->reserve;
-    frames->reserve = ready;
-    add(&frames->ready, 1);
-}
-
-static void *pop_ready(struct zc_frames *frames)
-{
-    struct ready *ready = frames->reserve;
-    if (!ready)
-        return NULL;
-
-    frames->reserve = ready->next;
-    add(&frames->ready, (size_t)-1);
-    memset((void *)ready, 0, ZC_FRAME_META);
-    return zc_frame_of_meta(frames, ready);
-}
-
-/* Gives an extent of one run back to the OS. */
-static void release_extent(struct zc_frames *frames, char *first, size_t count)
-{
-    struct run *run = run_of(frames, first);
-    size_t i = (size_t)(first - (char *)run) / frames->page_size;
-
-    if (run->is_huge) {
-        /* Splits the huge page; MADV_DONTNEED alone would keep it whole until memory is short. */
-        madvise(first, count * frames->page_size, MADV_FREE);
-        run->is_huge = false;
-    }
-    madvise(first, count * frames->page_size, MADV_DONTNEED);
-    if (run->fresh == 0)
-        zc_list_add(&frames->open, &run->link);
-    run->fresh += (uint32_t)count;
-    run->in_use -= (uint32_t)count;
-    for (size_t end = i + count; i < end; i++)
-        flip_fresh(run, i);
-    if (run->in_use == 0)
+    zc_stock_put(&frames->fresh_runs, &run->fresh, first, count);
+    if (run->fresh.count == frames->run_frames - 1)
         run_unmap(frames, run);
 }
 
-static void take_fresh(struct run *run, size_t first, size_t count)
+static void put_ready(struct zc_frames *frames, struct run *run, size_t first, size_t count)
 {
-    run->fresh -= (uint32_t)count;
-    run->in_use += (uint32_t)count;
-    if (run->fresh == 0)
-        zc_list_del(&run->link);
-    for (size_t i = first; i < first + count; i++)
-        flip_fresh(run, i);
+    zc_stock_put(&frames->ready_runs, &run->ready, first, count);
+    add(&frames->ready, count);
 }
+
+/* NULL: no ready frames that are adjacent. */
+static void *take_ready(struct zc_frames *frames, size_t count)
+{
+    size_t first;
+    struct zc_stock *ready = zc_shelf_find(&frames->ready_runs, count, &first);
+    if (!ready)
+        return NULL;
+
+    zc_stock_take(&frames->ready_runs, ready, first, count);
+    add(&frames->ready, -count);
+    return frame_at(frames, run_of(frames, ready), first);
+}
+
+/* Gives the memory of frames back to the OS. */
+static void give_back(struct zc_frames *frames, struct run *run, size_t first, size_t count)
+{
+    char *addr = frame_at(frames, run, first);
+
+    if (run->is_huge) {
+        /* Splits the huge page; MADV_DONTNEED alone would keep it whole until memory is short. */
+        madvise(addr, count * frames->page_size, MADV_FREE);
+        madvise((char *)run + frames->head_bytes, frames->page_size - frames->head_bytes,
+                MADV_DONTNEED);
+        run->is_huge = false;
+    }
+    madvise(addr, count * frames->page_size, MADV_DONTNEED);
+}
+
+/* Gives ready frames back to the OS until at most `keep` are left, the shortest extents first. */
+static void drain(struct zc_frames *frames, size_t keep)
+{
+    while (frames->ready > keep) {
+        struct zc_stock *ready = zc_shelf_next(&frames->ready_runs, 1);
+        struct run *run = run_of(frames, ready);
+        size_t first = zc_stock_find(ready, 1);
+        size_t count = zc_min(zc_stock_adjacent(ready, first), frames->ready - keep);
+
+        zc_stock_take(&frames->ready_runs, ready, first, count);
+        add(&frames->ready, -count);
+        give_back(frames, run, first, count);
+        put_fresh(frames, run, first, count);
+    }
+}
+
+/* Ready frames beyond which some go back. A huge run that just came stays whole. */
+static size_t reserve_max(const struct zc_frames *frames)
+{
+    return frames->reserve_target + (wants_huge(frames) ? frames->run_frames : frames->batch);
+}
+
+static void trim_reserve(struct zc_frames *frames)
+{
+    if (frames->ready > reserve_max(frames))
+        drain(frames, reserve_max(frames) - frames->batch);
+}
+
+/* A new run with all its frames fresh. NULL: no address space, or no memory for its head. */
+static struct run *add_run(struct zc_frames *frames)
+{
+    struct run *run = run_map(frames, false);
+    if (!run)
+        return NULL;
+
+    add(&frames->head_total, frames->head_bytes);
+    zc_stock_put(&frames->fresh_runs, &run->fresh, 1, frames->run_frames - 1);
+    return run;
+}
+
+/* A stock of fresh frames, `count` of them adjacent, from a new run if need be. */
+static struct zc_stock *find_fresh(struct zc_frames *frames, size_t count, size_t *first)
+{
+    struct zc_stock *fresh;
+
+    while (!(fresh = zc_shelf_find(&frames->fresh_runs, count, first))) {
+        struct run *run = add_run(frames);
+        if (run) {
+            *first = 1;
+            return &run->fresh;
+        }
+        if (!zc_shelf_may_have(&frames->fresh_runs, count))
+            break; /* else there are more runs to look at */
+    }
+    return fresh;
+}
+
+/* ---- the reserve ---- */
 
 static void end_filling(struct zc_frames *frames, size_t count)
 {
@@ -341,16 +365,10 @@ static void end_filling(struct zc_frames *frames, size_t count)
         pthread_cond_broadcast(&frames->filled);
 }
 
-static void push_extent(struct zc_frames *frames, struct run *run, size_t first, size_t count)
-{
-    for (size_t i = first + count; i-- > first;) /* so that the lowest comes first */
-        push_ready(frames, frame_at(frames, run, i));
-}
-
 /* A whole run, while the lock is given up. */
 static bool refill_huge(struct zc_frames *frames)
 {
-    size_t first = frames->head_frames, count = frames->run_frames - first;
+    size_t count = frames->run_frames - 1;
 
     add(&frames->head_total, frames->head_bytes);
     add(&frames->filling, count);
@@ -362,144 +380,202 @@ static bool refill_huge(struct zc_frames *frames)
         add(&frames->head_total, -frames->head_bytes);
         return false;
     }
-    zc_list_add(&frames->open, &run->link);
-    take_fresh(run, first, count);
-    push_extent(frames, run, first, count);
+    put_ready(frames, run, 1, count);
     return true;
 }
 
-static struct run *open_run(struct zc_frames *frames)
+/* An extent of fresh frames, at least `count`, while the lock is given up. */
+static bool refill_extent(struct zc_frames *frames, size_t count, size_t most)
 {
-    if (!zc_list_empty(&frames->open))
-        return ZC_CONTAINER(frames->open.next, struct run, link);
-    if (!budget_allows(frames))
-        return NULL;
+    size_t first;
+    struct zc_stock *fresh = zc_shelf_find(&frames->fresh_runs, ZC_EXTENT_MAX, &first);
 
-    struct run *run = run_map(frames, false);
-    if (run) {
-        zc_list_add(&frames->open, &run->link);
-        add(&frames->head_total, frames->head_bytes);
-    }
-    return run;
-}
-
-/* The first fresh frames of a run, at most `most`. Returns how many. */
-static size_t find_fresh(const struct zc_frames *frames, const struct run *run, size_t most,
-                         size_t *first)
-{
-    size_t word = 0, end;
-
-    while (!run->is_fresh[word])
-        word++;
-    *first = word * 64 + (size_t)__builtin_ctzll(run->is_fresh[word]);
-    for (end = *first + 1; end < frames->run_frames && end - *first < most; end++) {
-        if (!is_fresh(run, end))
-            break;
-    }
-    return end - *first;
-}
-
-/* An extent of fresh frames, while the lock is given up. */
-static bool refill_extent(struct zc_frames *frames)
-{
-    struct run *run = open_run(frames);
-    if (!run)
+    if (!fresh)
+        fresh = find_fresh(frames, count, &first);
+    if (!fresh)
         return false;
 
-    size_t used = used_bytes(frames) + HEADROOM;
-    size_t room = frames->budget > used ? (frames->budget - used) / frames->page_size : 0;
-    if (room == 0)
-        return false;
-
-    size_t first, count = find_fresh(frames, run, zc_min(frames->batch, room), &first);
-    take_fresh(run, first, count);
-    add(&frames->filling, count);
+    struct run *run = run_of(frames, fresh);
+    size_t extent = zc_min(zc_stock_adjacent(fresh, first), most);
+    zc_stock_take(&frames->fresh_runs, fresh, first, extent);
+    add(&frames->filling, extent);
     pthread_mutex_unlock(&frames->lock);
-    char *addr = frame_at(frames, run, first);
-    bool resident = make_resident(frames, addr, count * frames->page_size);
+    bool resident = make_resident(frames, frame_at(frames, run, first), extent * frames->page_size);
     pthread_mutex_lock(&frames->lock);
-    end_filling(frames, count);
-    if (resident)
-        push_extent(frames, run, first, count);
-    else
-        release_extent(frames, addr, count);
+    end_filling(frames, extent);
+    if (resident) {
+        put_ready(frames, run, first, extent);
+    } else {
+        give_back(frames, run, first, extent);
+        put_fresh(frames, run, first, extent);
+    }
     return resident;
 }
 
-/* Puts some frames into the reserve; another thread may take them first. False: over the budget, or
- * the OS has none. */
-static bool refill(struct zc_frames *frames)
+/* Puts frames into the reserve, at least `count` adjacent ones; another thread may take them first.
+ * False: over the budget, or the OS has none. */
+static bool refill(struct zc_frames *frames, size_t count)
 {
-    bool is_huge = wants_huge(frames) && zc_list_empty(&frames->open) &&
+    bool is_huge = wants_huge(frames) && !zc_shelf_may_have(&frames->fresh_runs, count) &&
                    used_bytes(frames) + frames->run_size + HEADROOM <= frames->budget;
 
-    return (is_huge && refill_huge(frames)) || refill_extent(frames);
+    if (is_huge && refill_huge(frames))
+        return true;
+
+    size_t most = zc_min(room(frames), zc_max(frames->batch, count));
+    return most >= count && refill_extent(frames, count, most);
 }
 
-static int by_address(const void *a, const void *b)
+/* Within the budget, at the cost of the reserve if need be. */
+static bool make_room(struct zc_frames *frames, size_t count)
 {
-    uintptr_t x = (uintptr_t)*(char *const *)a, y = (uintptr_t)*(char *const *)b;
+    size_t used = used_bytes(frames) + frames->head_bytes + HEADROOM + count * frames->page_size;
+    if (used <= frames->budget)
+        return true;
 
-    return (x > y) - (x < y);
+    size_t excess = zc_div_up(used - frames->budget, frames->page_size);
+    if (excess > frames->ready)
+        return false;
+    drain(frames, frames->ready - excess);
+    return true;
 }
 
-/* Gives ready frames back to the OS until at most `keep` are left, in extents as long as may be. */
-static void drain(struct zc_frames *frames, size_t keep)
+/* False: nothing is being filled. Else something was. */
+static bool await_filled(struct zc_frames *frames)
 {
-    char *addr[BATCH_MAX];
+    if (frames->filling == 0)
+        return false;
+    pthread_cond_wait(&frames->filled, &frames->lock);
+    return true;
+}
 
-    while (frames->ready > keep) {
-        size_t n = zc_min(frames->ready - keep, BATCH_MAX);
-        for (size_t i = 0; i < n; i++)
-            addr[i] = pop_ready(frames);
-        qsort(addr, n, sizeof(addr[0]), by_address);
+/* ---- extents ---- */
 
-        size_t first = 0;
-        for (size_t i = 1; i <= n; i++) {
-            if (i < n && addr[i] == addr[i - 1] + frames->page_size)
-                continue;
-            release_extent(frames, addr[first], i - first);
-            first = i;
-        }
+/* Out of the reserve, filled up where it has no such extent. */
+static void *get_ready(struct zc_frames *frames, size_t count)
+{
+    void *extent;
+
+    frames->wanted = count;
+    while (!(extent = take_ready(frames, count))) {
+        trim_reserve(frames);
+        if (!(make_room(frames, count) && refill(frames, count)) && !await_filled(frames))
+            return NULL;
     }
+    add(&frames->taken, count);
+    return extent;
 }
 
-/* Ready frames beyond which some go back. A huge run that just came stays whole. */
-static size_t reserve_max(const struct zc_frames *frames)
+/* Of fresh frames, whose first ones get memory while the lock is given up. */
+static void *get_partly(struct zc_frames *frames, size_t count, size_t resident)
 {
-    return frames->reserve_target + (wants_huge(frames) ? frames->run_frames : frames->batch);
-}
+    size_t first;
 
-void *zc_frame_get(struct zc_frames *frames)
-{
-    void *frame = NULL;
-
-    pthread_mutex_lock(&frames->lock);
-    while (!frames->reserve && refill(frames))
-        ;
-    frame = pop_ready(frames);
-    if (frame)
-        add(&frames->taken, 1);
-    if (frames->asleep && reserved(frames) < frames->reserve_target / 2 && budget_allows(frames)) {
-        frames->asleep = false;
-        pthread_cond_signal(&frames->wants);
+    while (!make_room(frames, resident)) {
+        if (!await_filled(frames))
+            return NULL;
     }
+    struct zc_stock *fresh = find_fresh(frames, count, &first);
+    if (!fresh)
+        return NULL;
+
+    struct run *run = run_of(frames, fresh);
+    char *extent = frame_at(frames, run, first);
+    zc_stock_take(&frames->fresh_runs, fresh, first, count);
+    add(&frames->taken, resident);
     pthread_mutex_unlock(&frames->lock);
-    return frame;
+    bool is_resident = make_resident(frames, extent, resident * frames->page_size);
+    pthread_mutex_lock(&frames->lock);
+    if (is_resident)
+        return extent;
+    add(&frames->taken, -resident);
+    give_back(frames, run, first, resident);
+    put_fresh(frames, run, first, count);
+    return NULL;
 }
 
-void zc_frame_put(struct zc_frames *frames, void *frame)
+static void wake_refiller(struct zc_frames *frames)
 {
+    if (!frames->asleep || reserved(frames) >= frames->reserve_target / 2 || room(frames) == 0)
+        return;
+    frames->asleep = false;
+    pthread_cond_signal(&frames->wants);
+}
+
+void *zc_extent_get(struct zc_frames *frames, size_t count, size_t resident)
+{
+    void *extent;
+
+    ZC_ASSERT(count > 0 && count <= ZC_EXTENT_MAX && resident > 0 && resident <= count);
     pthread_mutex_lock(&frames->lock);
-    add(&frames->taken, (size_t)-1);
-    push_ready(frames, frame);
-    /* Where nothing is held, nothing is kept, that which is being filled included. */
-    while (frames->taken == 0 && frames->filling > 0)
-        pthread_cond_wait(&frames->filled, &frames->lock);
+    if (resident == count)
+        extent = get_ready(frames, count);
+    else
+        extent = get_partly(frames, count, resident);
+    wake_refiller(frames);
+    pthread_mutex_unlock(&frames->lock);
+    return extent;
+}
+
+bool zc_extent_grow(struct zc_frames *frames, void *extent, size_t from, size_t to)
+{
+    char *first = (char *)extent + from * frames->page_size;
+    size_t count = to - from;
+    bool is_resident = false;
+
+    pthread_mutex_lock(&frames->lock);
+    while (!make_room(frames, count)) {
+        if (!await_filled(frames))
+            goto unlock;
+    }
+    add(&frames->taken, count);
+    pthread_mutex_unlock(&frames->lock);
+    is_resident = make_resident(frames, first, count * frames->page_size);
+    pthread_mutex_lock(&frames->lock);
+    if (!is_resident) {
+        give_back(frames, run_of(frames, extent), index_of(frames, first), count);
+        add(&frames->taken, -count);
+    }
+unlock:
+    pthread_mutex_unlock(&frames->lock);
+    return is_resident;
+}
+
+/* Where nothing is held, nothing is kept, that which is being filled included. */
+static void settle(struct zc_frames *frames)
+{
+    while (frames->taken == 0 && await_filled(frames))
+        ;
     if (frames->taken == 0)
         drain(frames, 0);
-    else if (frames->ready > reserve_max(frames))
-        drain(frames, reserve_max(frames) - frames->batch);
+    else
+        trim_reserve(frames);
+}
+
+void zc_extent_shrink(struct zc_frames *frames, void *extent, size_t from, size_t to)
+{
+    pthread_mutex_lock(&frames->lock);
+    ZC_ASSERT(from <= to && frames->taken >= to - from);
+    give_back(frames, run_of(frames, extent), index_of(frames, extent) + from, to - from);
+    add(&frames->taken, -(to - from));
+    settle(frames);
+    pthread_mutex_unlock(&frames->lock);
+}
+
+void zc_extent_put(struct zc_frames *frames, void *extent, size_t count, size_t resident)
+{
+    struct run *run = run_of(frames, extent);
+    size_t first = index_of(frames, extent);
+
+    ZC_ASSERT(count > 0 && count <= ZC_EXTENT_MAX && resident <= count);
+    pthread_mutex_lock(&frames->lock);
+    ZC_ASSERT(frames->taken >= resident);
+    add(&frames->taken, -resident);
+    if (resident > 0)
+        put_ready(frames, run, first, resident);
+    if (resident < count)
+        put_fresh(frames, run, first + resident, count - resident);
+    settle(frames);
     pthread_mutex_unlock(&frames->lock);
 }
 
@@ -514,7 +590,7 @@ static void *refiller_main(void *arg)
     pthread_mutex_lock(&frames->lock);
     while (!frames->stopping) {
         bool is_short = frames->taken > 0 && reserved(frames) < frames->reserve_target;
-        if (is_short && refill(frames)) {
+        if (is_short && refill(frames, frames->wanted)) {
             naps = 0;
         } else if (naps++ < NAPS) {
             pthread_mutex_unlock(&frames->lock);
@@ -542,7 +618,7 @@ bool zc_frames_have_room(const struct zc_frames *frames)
 {
     bool is_ready = atomic_load_explicit(&frames->ready, memory_order_relaxed) > 0;
 
-    return (is_ready && used_bytes(frames) <= frames->budget) || budget_allows(frames);
+    return (is_ready && used_bytes(frames) <= frames->budget) || room(frames) > 0;
 }
 
 void zc_frames_charge(struct zc_frames *frames, ptrdiff_t bytes)
@@ -586,7 +662,7 @@ void zc_frames_destroy(struct zc_frames *frames)
     if (frames->has_refiller)
         pthread_join(frames->refiller, NULL);
     drain(frames, 0);
-    ZC_ASSERT(zc_list_empty(&frames->open));
+    ZC_ASSERT(frames->head_total == 0);
     pthread_cond_destroy(&frames->wants);
     pthread_cond_destroy(&frames->filled);
     pthread_mutex_destroy(&frames->lock);

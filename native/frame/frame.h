@@ -1,15 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Page frames: page_size units of memory from the OS. They come in runs, regions aligned to their
- * own size, whose head keeps a small record for every frame (zc_frame_meta), so that a frame's
- * record is found by address alone and the frame itself holds nothing but zpages.
+ * own size, whose first frame is the head: it says of every frame what it is, and the frames
+ * themselves hold nothing but zpages. A frame is
  *
- * A frame is taken (an allocator has it), ready (resident, in the reserve) or fresh (no memory
- * behind it). The reserve exists because a page fault a frame costs as much as a third of a
- * compression: fresh frames are made resident many at a time, by a thread of their own as long as it
- * keeps up. Once 32 runs are in use and the OS has huge pages of a run's size, a run comes as one, at
- * half the cost a frame. Frames given back fill the reserve; what is over it goes to the OS at once,
- * and a run without taken or ready frames goes whole.
+ *   fresh    nobody's, no memory behind it
+ *   ready    nobody's, resident: the reserve
+ *   taken    an allocator's, resident
+ *   claimed  an allocator's, no memory behind it yet: it costs and counts for nothing
+ *
+ * Allocators take extents of adjacent frames. An extent may be filled from its front on: its first
+ * frames are taken, the rest is claimed until it is needed.
+ *
+ * The reserve exists because a page fault a frame costs as much as a third of a compression: fresh
+ * frames are made resident many at a time, by a thread of their own as long as it keeps up. Once 32
+ * runs are in use and the OS has huge pages of a run's size, a run comes as one, at half the cost a
+ * frame. Frames given back fill the reserve; what is over it goes to the OS at once, and so does what
+ * lies in pieces too short for those who ask. A run of nothing but fresh frames goes whole.
  *
  * Thread-safe. Nothing here calls up.
  */
@@ -20,7 +27,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ZC_FRAME_META 24 /* bytes of record a frame, for its allocator */
+#define ZC_EXTENT_MAX 8u /* frames */
 
 struct zc_frames;
 
@@ -33,18 +40,19 @@ struct zc_frames_stats {
 /* page_size: bytes, a power of two, at least the OS page size. 0 or -ENOMEM. */
 int zc_frames_create(size_t page_size, struct zc_frames **out);
 
-/* Every frame must have been given back. */
+/* Every extent must have been given back. */
 void zc_frames_destroy(struct zc_frames *frames);
 
-/* One frame, its contents arbitrary, its record zeroed; NULL: none within the budget or the OS has
- * none. */
-void *zc_frame_get(struct zc_frames *frames);
-void zc_frame_put(struct zc_frames *frames, void *frame);
-
-/* The record of the frame that `addr` points into. */
-void *zc_frame_meta(const struct zc_frames *frames, const void *addr);
-/* The frame of a record. */
-void *zc_frame_of_meta(const struct zc_frames *frames, const void *meta);
+/* `count` adjacent frames, 1..ZC_EXTENT_MAX, of which the first `resident`, 1..count, are taken, the
+ * others claimed; contents arbitrary. NULL: none within the budget, or the OS has none. */
+void *zc_extent_get(struct zc_frames *frames, size_t count, size_t resident);
+/* Takes claimed frames: numbers `from` to `to` - 1 of an extent of which the first `from` are taken.
+ * False: not within the budget, or the OS has no memory; nothing changed. */
+bool zc_extent_grow(struct zc_frames *frames, void *extent, size_t from, size_t to);
+/* The other way round: the frames go back to the OS at once, and are claimed. */
+void zc_extent_shrink(struct zc_frames *frames, void *extent, size_t from, size_t to);
+/* Gives an extent back, of which the first `resident`, 0..count, are taken. */
+void zc_extent_put(struct zc_frames *frames, void *extent, size_t count, size_t resident);
 
 /* Bytes that may be used, see used_bytes. */
 void zc_frames_set_budget(struct zc_frames *frames, size_t bytes);

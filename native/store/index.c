@@ -8,7 +8,7 @@
 
 #define LEAF_MIN 4u   /* entries */
 #define LEAF_MAX 256u /* entries; a fuller leaf splits */
-#define LEAF_STEP 64u /* entries a leaf of two steps or more grows by */
+#define LEAF_STEP 32u /* entries a leaf of two steps or more grows by */
 #define DEPTH_MAX 24u /* hash bits that choose a leaf; beyond, leaves grow */
 #define MALLOC_OVERHEAD sizeof(size_t)
 #define CODE_MASK ((uintptr_t)7) /* of a leaf_ref: malloc aligns to 8 bytes at least */
@@ -24,13 +24,13 @@ struct leaf {
  * leaf's head: one cache miss less to wait for. */
 typedef uintptr_t leaf_ref;
 
-static const uint16_t capacities[] = {0, 8, 16, 32, 64, 128, 192, LEAF_MAX}; /* 0: any other */
+static const uint16_t capacities[] = {0, 64, 96, 128, 160, 192, 224, LEAF_MAX}; /* 0: any other */
 
-struct zc_object {
-    struct zc_object *next; /* in its bucket */
-    uint64_t id;
-    uint64_t count; /* entries */
+struct object {
+    uint32_t next;  /* in its bucket; of a number not in use, the table's */
     uint32_t depth; /* the directory has 2^depth slots */
+    uint64_t id;
+    uint64_t count; /* entries; 0: not in use */
     leaf_ref *leaves;
     leaf_ref only; /* the directory of depth 0 */
 };
@@ -40,7 +40,7 @@ static void *index_alloc(struct zc_index *index, size_t size)
     void *p = calloc(1, size);
 
     if (p)
-        index->bytes += malloc_usable_size(p) + MALLOC_OVERHEAD;
+        index->heap += malloc_usable_size(p) + MALLOC_OVERHEAD;
     return p;
 }
 
@@ -48,13 +48,19 @@ static void index_free(struct zc_index *index, void *p)
 {
     if (!p)
         return;
-    index->bytes -= malloc_usable_size(p) + MALLOC_OVERHEAD;
+    index->heap -= malloc_usable_size(p) + MALLOC_OVERHEAD;
     free(p);
+}
+
+static void count_bytes(struct zc_index *index)
+{
+    index->bytes = index->heap + index->objects.bytes;
 }
 
 void zc_index_init(struct zc_index *index, uint64_t secret)
 {
     *index = (struct zc_index){.secret = secret};
+    zc_table_init(&index->objects, sizeof(struct object));
 }
 
 static uint64_t hash(const struct zc_index *index, uint64_t key)
@@ -73,10 +79,10 @@ static uint32_t home(uint64_t h, uint32_t capacity)
     return (uint32_t)((uint64_t)(uint32_t)h * capacity >> 32);
 }
 
-/* A leaf holds at most 4/5 of its capacity, which keeps the probes short. */
+/* A leaf holds at most 7/8 of its capacity, which keeps the probes short. */
 static uint32_t room(uint32_t capacity)
 {
-    return capacity - zc_div_up(capacity, 5);
+    return capacity - zc_div_up(capacity, 8);
 }
 
 static uint32_t larger(uint32_t capacity)
@@ -182,13 +188,13 @@ static void leaf_copy(const struct zc_index *index, struct leaf *to, const struc
     }
 }
 
-static struct leaf *leaf_at(const struct zc_object *object, uint64_t h)
+static struct leaf *leaf_at(const struct object *object, uint64_t h)
 {
     return leaf_of(object->leaves[slot_of(h, object->depth)]);
 }
 
 /* Points the object's directory slots of `old` (depth bits of h) to `leaf`. */
-static void dir_set(struct zc_object *object, uint64_t h, uint32_t depth, struct leaf *leaf)
+static void dir_set(struct object *object, uint64_t h, uint32_t depth, struct leaf *leaf)
 {
     size_t width = (size_t)1 << (object->depth - depth);
     size_t first = slot_of(h, depth) * width;
@@ -198,7 +204,7 @@ static void dir_set(struct zc_object *object, uint64_t h, uint32_t depth, struct
         object->leaves[first + i] = ref;
 }
 
-static bool dir_double(struct zc_index *index, struct zc_object *object)
+static bool dir_double(struct zc_index *index, struct object *object)
 {
     size_t count = (size_t)1 << object->depth;
     leaf_ref *leaves = index_alloc(index, 2 * count * sizeof(*leaves));
@@ -215,7 +221,7 @@ static bool dir_double(struct zc_index *index, struct zc_object *object)
 }
 
 /* The same entries in a leaf of another capacity. NULL: out of memory. */
-static struct leaf *leaf_resize(struct zc_index *index, struct zc_object *object, uint64_t h,
+static struct leaf *leaf_resize(struct zc_index *index, struct object *object, uint64_t h,
                                 struct leaf *leaf, uint32_t capacity)
 {
     struct leaf *other = leaf_new(index, capacity, leaf->depth);
@@ -229,8 +235,7 @@ static struct leaf *leaf_resize(struct zc_index *index, struct zc_object *object
 }
 
 /* Splits the leaf by the next bit of the hash. False: out of memory. */
-static bool leaf_split(struct zc_index *index, struct zc_object *object, uint64_t h,
-                       struct leaf *leaf)
+static bool leaf_split(struct zc_index *index, struct object *object, uint64_t h, struct leaf *leaf)
 {
     uint64_t bit = UINT64_C(1) << (63 - leaf->depth);
     uint32_t count[2] = {0};
@@ -263,8 +268,7 @@ static bool leaf_split(struct zc_index *index, struct zc_object *object, uint64_
 }
 
 /* Merges the leaf with its buddy where both together are small. */
-static void leaf_merge(struct zc_index *index, struct zc_object *object, uint64_t h,
-                       struct leaf *leaf)
+static void leaf_merge(struct zc_index *index, struct object *object, uint64_t h, struct leaf *leaf)
 {
     if (leaf->depth == 0)
         return;
@@ -284,27 +288,44 @@ static void leaf_merge(struct zc_index *index, struct zc_object *object, uint64_
     index_free(index, buddy);
 }
 
-static struct zc_object **bucket_of(const struct zc_index *index, uint64_t id)
+static uint32_t *bucket_of(const struct zc_index *index, uint64_t id)
 {
     return &index->buckets[hash(index, id) & (index->bucket_count - 1)];
 }
 
-/* Where the object's address stands; *result is NULL where there is none. */
-static struct zc_object **object_find(const struct zc_index *index, uint64_t id)
+static struct object *object_at(const struct zc_index *index, uint32_t number)
 {
-    struct zc_object **at = bucket_of(index, id);
+    return zc_table_at(&index->objects, number);
+}
 
-    while (*at && (*at)->id != id)
-        at = &(*at)->next;
+/* Where the object's number stands, or 0 where there is none. There must be buckets. */
+static uint32_t *object_place(const struct zc_index *index, uint64_t id)
+{
+    uint32_t *at = bucket_of(index, id);
+
+    while (*at && object_at(index, *at)->id != id)
+        at = &object_at(index, *at)->next;
     return at;
+}
+
+/* 0: not there. */
+static uint32_t object_number(const struct zc_index *index, uint64_t id)
+{
+    return index->bucket_count ? *object_place(index, id) : 0;
+}
+
+static struct object *object_find(const struct zc_index *index, uint64_t id)
+{
+    uint32_t number = object_number(index, id);
+
+    return number ? object_at(index, number) : NULL;
 }
 
 /* Twice as many buckets; where there is no memory, the chains just grow. */
 static void buckets_grow(struct zc_index *index)
 {
     size_t count = index->bucket_count ? 2 * index->bucket_count : 8;
-    struct zc_object **buckets = index_alloc(index, count * sizeof(*buckets)),
-                     **old = index->buckets;
+    uint32_t *buckets = index_alloc(index, count * sizeof(*buckets)), *old = index->buckets;
     if (!buckets)
         return;
 
@@ -312,46 +333,48 @@ static void buckets_grow(struct zc_index *index)
     index->buckets = buckets;
     index->bucket_count = count;
     for (size_t i = 0; i < old_count; i++) {
-        for (struct zc_object *object = old[i], *next; object; object = next) {
+        for (uint32_t number = old[i], next; number; number = next) {
+            struct object *object = object_at(index, number);
             next = object->next;
-            struct zc_object **at = bucket_of(index, object->id);
+            uint32_t *at = bucket_of(index, object->id);
             object->next = *at;
-            *at = object;
+            *at = number;
         }
     }
     index_free(index, old);
 }
 
-static struct zc_object *object_new(struct zc_index *index, uint64_t id)
+static struct object *object_new(struct zc_index *index, uint64_t id)
 {
-    if (index->object_count >= index->bucket_count)
+    if (index->objects.used >= index->bucket_count)
         buckets_grow(index);
     if (!index->buckets)
         return NULL;
 
-    struct zc_object *object = index_alloc(index, sizeof(*object));
-    if (!object)
-        return NULL;
     struct leaf *only = leaf_new(index, LEAF_MIN, 0);
-    if (!only) {
-        index_free(index, object);
+    if (!only)
+        return NULL;
+    uint32_t number = zc_table_add(&index->objects);
+    if (!number) {
+        index_free(index, only);
         return NULL;
     }
+
+    struct object *object = object_at(index, number);
+    uint32_t *at = bucket_of(index, id);
     object->only = refer(only);
     object->id = id;
     object->leaves = &object->only;
-
-    struct zc_object **at = bucket_of(index, id);
     object->next = *at;
-    *at = object;
-    index->object_count++;
+    *at = number;
     return object;
 }
 
 /* Unlinks and frees the object; the last one takes the buckets along. */
-static void object_free(struct zc_index *index, struct zc_object **at)
+static void object_free(struct zc_index *index, uint32_t *at)
 {
-    struct zc_object *object = *at;
+    uint32_t number = *at;
+    struct object *object = object_at(index, number);
     size_t count = (size_t)1 << object->depth;
 
     *at = object->next;
@@ -362,8 +385,9 @@ static void object_free(struct zc_index *index, struct zc_object **at)
     }
     if (object->leaves != &object->only)
         index_free(index, object->leaves);
-    index_free(index, object);
-    if (--index->object_count == 0) {
+    object->count = 0;
+    zc_table_remove(&index->objects, number);
+    if (index->objects.used == 0) {
         index_free(index, index->buckets);
         index->buckets = NULL;
         index->bucket_count = 0;
@@ -372,7 +396,7 @@ static void object_free(struct zc_index *index, struct zc_object **at)
 
 struct zc_entry *zc_index_find(const struct zc_index *index, uint64_t id, uint32_t i)
 {
-    struct zc_object *object = index->bucket_count ? *object_find(index, id) : NULL;
+    struct object *object = object_find(index, id);
     if (!object)
         return NULL;
 
@@ -380,9 +404,28 @@ struct zc_entry *zc_index_find(const struct zc_index *index, uint64_t id, uint32
     return leaf_find(leaf_at(object, h), h, i);
 }
 
+uint32_t zc_index_number(const struct zc_index *index, uint64_t id)
+{
+    return object_number(index, id);
+}
+
+struct zc_entry *zc_index_find_by_number(const struct zc_index *index, uint32_t number, uint32_t i,
+                                         uint64_t *id)
+{
+    if (number == 0 || number > index->objects.top)
+        return NULL;
+    struct object *object = object_at(index, number);
+    if (object->count == 0)
+        return NULL;
+
+    uint64_t h = hash(index, i);
+    *id = object->id;
+    return leaf_find(leaf_at(object, h), h, i);
+}
+
 void zc_index_prefetch_leaf(const struct zc_index *index, uint64_t id, uint32_t i)
 {
-    const struct zc_object *object = index->bucket_count ? *object_find(index, id) : NULL;
+    const struct object *object = object_find(index, id);
 
     if (object)
         __builtin_prefetch(&object->leaves[slot_of(hash(index, i), object->depth)]);
@@ -390,7 +433,7 @@ void zc_index_prefetch_leaf(const struct zc_index *index, uint64_t id, uint32_t 
 
 void zc_index_prefetch_entry(const struct zc_index *index, uint64_t id, uint32_t i)
 {
-    const struct zc_object *object = index->bucket_count ? *object_find(index, id) : NULL;
+    const struct object *object = object_find(index, id);
     if (!object)
         return;
 
@@ -403,9 +446,9 @@ void zc_index_prefetch_entry(const struct zc_index *index, uint64_t id, uint32_t
         __builtin_prefetch(&leaf->entries[home(h, capacity)]);
 }
 
-struct zc_entry *zc_index_insert(struct zc_index *index, uint64_t id, uint32_t i)
+static struct zc_entry *insert(struct zc_index *index, uint64_t id, uint32_t i)
 {
-    struct zc_object *object = index->bucket_count ? *object_find(index, id) : NULL;
+    struct object *object = object_find(index, id);
     if (!object && !(object = object_new(index, id)))
         return NULL;
 
@@ -422,43 +465,62 @@ struct zc_entry *zc_index_insert(struct zc_index *index, uint64_t id, uint32_t i
                              : leaf_split(index, object, h, leaf);
         if (!made_room) {
             if (object->count == 0)
-                object_free(index, object_find(index, id));
+                object_free(index, object_place(index, id));
             return NULL;
         }
     }
 }
 
+struct zc_entry *zc_index_insert(struct zc_index *index, uint64_t id, uint32_t i)
+{
+    struct zc_entry *entry = insert(index, id, i);
+
+    count_bytes(index);
+    return entry;
+}
+
 void zc_index_remove(struct zc_index *index, uint64_t id, uint32_t i)
 {
-    struct zc_object **at = object_find(index, id), *object = *at;
+    uint32_t *at = object_place(index, id);
+    struct object *object = object_at(index, *at);
     uint64_t h = hash(index, i);
     struct leaf *leaf = leaf_at(object, h);
 
     leaf_del(index, leaf, leaf_find(leaf, h, i));
     if (--object->count == 0) {
         object_free(index, at);
-        return;
+    } else {
+        if (leaf->capacity > LEAF_MIN && leaf->count < leaf->capacity / 4)
+            leaf_resize(index, object, h, leaf, smaller(leaf->capacity));
+        leaf_merge(index, object, h, leaf_at(object, h));
     }
-    if (leaf->capacity > LEAF_MIN && leaf->count < leaf->capacity / 4)
-        leaf_resize(index, object, h, leaf, smaller(leaf->capacity));
-    leaf_merge(index, object, h, leaf_at(object, h));
+    count_bytes(index);
 }
 
-static size_t object_drop(struct zc_index *index, struct zc_object **at, zc_index_drop *drop,
-                          void *arg)
+/* The leaves of an object, each once. NULL: no more. */
+static struct leaf *next_leaf(const struct object *object, size_t *slot)
 {
-    struct zc_object *object = *at;
-    size_t dropped = object->count, count = (size_t)1 << object->depth;
+    if (*slot >> object->depth)
+        return NULL;
 
-    for (size_t i = 0; i < count;) {
-        struct leaf *leaf = leaf_of(object->leaves[i]);
+    struct leaf *leaf = leaf_of(object->leaves[*slot]);
+    *slot += (size_t)1 << (object->depth - leaf->depth);
+    return leaf;
+}
+
+static size_t object_drop(struct zc_index *index, uint32_t *at, zc_index_drop *drop, void *arg)
+{
+    struct object *object = object_at(index, *at);
+    size_t dropped = object->count, slot = 0;
+
+    for (struct leaf *leaf; (leaf = next_leaf(object, &slot));) {
         for (uint32_t e = 0; e < leaf->capacity; e++) {
             if (leaf->entries[e].kind != ZC_ENTRY_EMPTY)
                 drop(arg, &leaf->entries[e]);
         }
-        i += (size_t)1 << (object->depth - leaf->depth);
     }
     object_free(index, at);
+    count_bytes(index);
     return dropped;
 }
 
@@ -467,7 +529,7 @@ size_t zc_index_remove_object(struct zc_index *index, uint64_t id, zc_index_drop
     if (!index->bucket_count)
         return 0;
 
-    struct zc_object **at = object_find(index, id);
+    uint32_t *at = object_place(index, id);
     return *at ? object_drop(index, at, drop, arg) : 0;
 }
 
@@ -480,4 +542,89 @@ size_t zc_index_clear(struct zc_index *index, zc_index_drop *drop, void *arg)
             dropped += object_drop(index, &index->buckets[i], drop, arg);
     }
     return dropped;
+}
+
+static bool object_walk(const struct object *object, uint32_t number, zc_index_visit *visit,
+                        void *arg)
+{
+    size_t slot = 0;
+
+    for (struct leaf *leaf; (leaf = next_leaf(object, &slot));) {
+        for (uint32_t e = 0; e < leaf->capacity; e++) {
+            if (leaf->entries[e].kind != ZC_ENTRY_EMPTY && !visit(arg, number, &leaf->entries[e]))
+                return false;
+        }
+    }
+    return true;
+}
+
+bool zc_index_walk(const struct zc_index *index, zc_index_visit *visit, void *arg)
+{
+    for (size_t i = 0; i < index->bucket_count; i++) {
+        for (uint32_t number = index->buckets[i]; number; number = object_at(index, number)->next) {
+            if (!object_walk(object_at(index, number), number, visit, arg))
+                return false;
+        }
+    }
+    return true;
+}
+
+static const char *leaf_check(const struct zc_index *index, const struct object *object,
+                              struct leaf *leaf)
+{
+    uint32_t count = 0;
+
+    if (leaf->depth > object->depth)
+        return "a leaf is deeper than its object's directory";
+    for (uint32_t e = 0; e < leaf->capacity; e++) {
+        struct zc_entry *entry = &leaf->entries[e];
+        if (entry->kind == ZC_ENTRY_EMPTY)
+            continue;
+        uint64_t h = hash(index, entry->index);
+        if (leaf_at(object, h) != leaf)
+            return "an entry is in another leaf than its hash says";
+        if (leaf_find(leaf, h, entry->index) != entry)
+            return "an entry is not where a look-up ends";
+        count++;
+    }
+    if (count != leaf->count || count > room(leaf->capacity))
+        return "a leaf has another number of entries than it counts";
+    return NULL;
+}
+
+static const char *object_check(const struct zc_index *index, const struct object *object)
+{
+    size_t slot = 0, first = 0;
+    uint64_t count = 0;
+
+    for (struct leaf *leaf; (leaf = next_leaf(object, &slot)); first = slot) {
+        const char *wrong = leaf_check(index, object, leaf);
+        if (wrong)
+            return wrong;
+        for (size_t i = first; i < slot; i++) {
+            if (object->leaves[i] != refer(leaf))
+                return "a directory does not name a leaf in all of its slots";
+        }
+        count += leaf->count;
+    }
+    return count == object->count && count > 0 ? NULL
+                                               : "an object counts other entries than it has";
+}
+
+const char *zc_index_check(const struct zc_index *index)
+{
+    uint32_t objects = 0;
+
+    for (size_t i = 0; i < index->bucket_count; i++) {
+        for (uint32_t number = index->buckets[i]; number; number = object_at(index, number)->next) {
+            struct object *object = object_at(index, number);
+            if (bucket_of(index, object->id) != &index->buckets[i])
+                return "an object is in another bucket than its hash says";
+            const char *wrong = object_check(index, object);
+            if (wrong)
+                return wrong;
+            objects++;
+        }
+    }
+    return objects == index->objects.used ? NULL : "an object is in no bucket";
 }

@@ -13,8 +13,11 @@
 #ifndef ZC_STORE_INDEX_H
 #define ZC_STORE_INDEX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "base/table.h"
 
 enum zc_entry_kind {
     ZC_ENTRY_EMPTY, /* no entry; in the leaf's own use */
@@ -25,16 +28,18 @@ enum zc_entry_kind {
 
 struct zc_entry {
     uint32_t index;
-    uint32_t size : 24, kind : 8;
+    uint32_t size : 21, kind : 2;
+    uint32_t is_checked : 1; /* the zpage's checksum was taken */
+    uint32_t codec : 8;      /* which of the pool's, of a ZC_ENTRY_ZPAGE */
     uint64_t word;
 };
 
-struct zc_object;
-
 struct zc_index {
     uint64_t secret;
-    struct zc_object **buckets; /* by object id, chained */
-    size_t bucket_count, object_count;
+    struct zc_table objects;
+    uint32_t *buckets; /* numbers of objects, by object id, chained */
+    size_t bucket_count;
+    size_t heap;  /* bytes of leaves, directories and buckets */
     size_t bytes; /* of everything allocated here */
 };
 
@@ -52,6 +57,12 @@ void zc_index_prefetch_entry(const struct zc_index *index, uint64_t object, uint
  * NULL: out of memory, nothing changed. */
 struct zc_entry *zc_index_insert(struct zc_index *index, uint64_t object, uint32_t i);
 
+/* An object that is there has a number, of this index alone, for as long as it has entries. */
+uint32_t zc_index_number(const struct zc_index *index, uint64_t object);
+/* The entry by that number, which may be any, and the object. NULL: not there. */
+struct zc_entry *zc_index_find_by_number(const struct zc_index *index, uint32_t number, uint32_t i,
+                                         uint64_t *object);
+
 /* The key must be there. */
 void zc_index_remove(struct zc_index *index, uint64_t object, uint32_t i);
 
@@ -60,5 +71,12 @@ typedef void zc_index_drop(void *arg, const struct zc_entry *entry);
 size_t zc_index_remove_object(struct zc_index *index, uint64_t object, zc_index_drop *drop,
                               void *arg);
 size_t zc_index_clear(struct zc_index *index, zc_index_drop *drop, void *arg);
+
+/* Hands every entry to `visit`, with its object's number, until that says no. */
+typedef bool zc_index_visit(void *arg, uint32_t number, const struct zc_entry *entry);
+bool zc_index_walk(const struct zc_index *index, zc_index_visit *visit, void *arg);
+
+/* Does the index hold together: every count, depth and place? NULL: yes. Else what does not. */
+const char *zc_index_check(const struct zc_index *index);
 
 #endif

@@ -2,88 +2,13 @@
 /* The store's part of the control tree. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
+#include "store/nodes.h"
 #include "store/pool.h"
 #include "store/store.h"
-
-/* ---- values ---- */
-
-/* A whole decimal number followed by `end` characters. */
-static bool parse_number(const char *value, uint64_t *out, const char **end)
-{
-    char *rest;
-
-    if (*value < '0' || *value > '9')
-        return false;
-    errno = 0;
-    *out = strtoull(value, &rest, 10);
-    *end = rest;
-    return errno == 0;
-}
-
-int zc_parse_threshold(const char *value, size_t page_size, uint64_t *out)
-{
-    uint64_t number, divisor;
-    const char *end;
-
-    if (!parse_number(value, &number, &end))
-        return -EINVAL;
-    if (number > UINT32_MAX)
-        return -ERANGE;
-    if (strcmp(end, "%") == 0) {
-        number = number * page_size / 100;
-    } else if (*end == '/') {
-        if (!parse_number(end + 1, &divisor, &end) || *end || divisor == 0)
-            return -EINVAL;
-        number = number * page_size / divisor;
-    } else if (*end) {
-        return -EINVAL;
-    }
-    if (number > page_size)
-        return -ERANGE;
-    *out = number;
-    return 0;
-}
-
-int zc_parse_size(const char *value, uint64_t total, uint64_t *out)
-{
-    static const char suffixes[] = "KMG";
-    uint64_t number;
-    const char *end, *suffix;
-
-    if (!parse_number(value, &number, &end))
-        return -EINVAL;
-    if (strcmp(end, "%") == 0) {
-        if (number > 100)
-            return -ERANGE;
-        *out = total / 100 * number;
-        return 0;
-    }
-    unsigned shift = 0;
-    if (*end && (suffix = strchr(suffixes, *end)) && !end[1])
-        shift = 10 * (unsigned)(suffix - suffixes + 1);
-    else if (*end)
-        return -EINVAL;
-    if (number > UINT64_MAX >> shift)
-        return -ERANGE;
-    *out = number << shift;
-    return 0;
-}
-
-static int complain(struct zc_text *why, int error, const char *value, const struct zc_node *node,
-                    const char *allowed)
-{
-    zc_text_add(why, "%s: '%s' is %s; allowed: %s", node->name, value,
-                error == -ERANGE ? "out of range" : "not a value", allowed);
-    return error;
-}
-
-static void show_u64(struct zc_text *out, uint64_t value)
-{
-    zc_text_add(out, "%" PRIu64, value);
-}
 
 /* ---- the store ---- */
 
@@ -92,7 +17,7 @@ static int show_page_size(void *object, const struct zc_node *node, struct zc_te
     const zc_store *store = object;
 
     (void)node;
-    show_u64(out, store->page_size);
+    zc_show_u64(out, store->page_size);
     return 0;
 }
 
@@ -101,7 +26,7 @@ static int show_limit(void *object, const struct zc_node *node, struct zc_text *
     zc_store *store = object;
 
     (void)node;
-    show_u64(out, store->limit);
+    zc_show_u64(out, store->limit);
     return 0;
 }
 
@@ -120,7 +45,7 @@ static int check_limit(void *object, const struct zc_node *node, const char *val
     uint64_t limit;
     int error = parse_limit(object, value, &limit);
 
-    return error ? complain(why, error, value, node, node->range) : 0;
+    return error ? zc_node_complain(why, error, value, node, node->range) : 0;
 }
 
 static int store_limit(void *object, const struct zc_node *node, const char *value,
@@ -139,7 +64,7 @@ static int show_reserve(void *object, const struct zc_node *node, struct zc_text
     zc_store *store = object;
 
     (void)node;
-    show_u64(out, zc_frames_reserve(store->frames));
+    zc_show_u64(out, zc_frames_reserve(store->frames));
     return 0;
 }
 
@@ -147,7 +72,7 @@ static int parse_reserve(zc_store *store, const char *value, uint64_t *frames)
 {
     const char *end;
 
-    if (!parse_number(value, frames, &end) || *end)
+    if (!zc_parse_number(value, frames, &end) || *end)
         return -EINVAL;
     return *frames > store->memory.total / store->page_size / 100 ? -ERANGE : 0;
 }
@@ -158,7 +83,7 @@ static int check_reserve(void *object, const struct zc_node *node, const char *v
     uint64_t frames;
     int error = parse_reserve(object, value, &frames);
 
-    return error ? complain(why, error, value, node, node->range) : 0;
+    return error ? zc_node_complain(why, error, value, node, node->range) : 0;
 }
 
 static int store_reserve(void *object, const struct zc_node *node, const char *value,
@@ -205,24 +130,6 @@ static void *open_store_stats(void *object)
     return stats;
 }
 
-static int show_field(void *view, const struct zc_node *node, struct zc_text *out)
-{
-    uint64_t value;
-
-    memcpy(&value, (const char *)view + node->arg, sizeof(value));
-    show_u64(out, value);
-    return 0;
-}
-
-#define COUNTER(struct_, field_, type_, unit_, meaning_) \
-    {.name = #field_,                                    \
-     .type = type_,                                      \
-     .unit = unit_,                                      \
-     .range = "",                                        \
-     .deflt = "",                                        \
-     .meaning = meaning_,                                \
-     .arg = offsetof(struct struct_, field_),            \
-     .show = show_field}
 #define STORE_STAT(field, type, unit, meaning) COUNTER(zc_store_stats, field, type, unit, meaning)
 
 static const struct zc_node stat_nodes[] = {
@@ -243,430 +150,24 @@ static const struct zc_node stat_nodes[] = {
     {0},
 };
 
-/* ---- a pool ---- */
-
-/* What a pool's directory shows: one snapshot for all its counters. Holds a reference. */
-struct pool_view {
-    zc_pool *pool;
-    struct zc_pool_stats stats;
-};
-
-static zc_pool *pool_of(void *view)
-{
-    return ((struct pool_view *)view)->pool;
-}
-
-static int show_kind(void *view, const struct zc_node *node, struct zc_text *out)
-{
-    (void)node;
-    zc_text_add(out, "%s", pool_of(view)->kind == ZC_PERSISTENT ? "persistent" : "ephemeral");
-    return 0;
-}
-
-static int show_allocator(void *view, const struct zc_node *node, struct zc_text *out)
-{
-    (void)node;
-    zc_text_add(out, "%s", pool_of(view)->alloc_ops->name);
-    return 0;
-}
-
-static int show_codec(void *view, const struct zc_node *node, struct zc_text *out)
-{
-    (void)node;
-    zc_text_add(out, "%s", pool_of(view)->codec->name);
-    return 0;
-}
-
-static int show_id(void *view, const struct zc_node *node, struct zc_text *out)
-{
-    (void)node;
-    show_u64(out, pool_of(view)->id);
-    return 0;
-}
-
-static int show_pool_param(void *view, const struct zc_node *node, struct zc_text *out)
-{
-    show_u64(out, pool_of(view)->params[node->arg]);
-    return 0;
-}
-
-static int parse_pool_param(zc_pool *pool, const struct zc_node *node, const char *value,
-                            uint64_t *out)
-{
-    const char *end;
-
-    if (node->type == ZC_NODE_BYTES)
-        return zc_parse_threshold(value, pool->store->page_size, out);
-    if (!parse_number(value, out, &end))
-        return -EINVAL;
-    if (node->type == ZC_NODE_PERCENT && strcmp(end, "%") == 0)
-        end++;
-    if (*end)
-        return -EINVAL;
-    return *out > (node->type == ZC_NODE_PERCENT ? 100 : 1) ? -ERANGE : 0;
-}
-
-static int check_pool_param(void *view, const struct zc_node *node, const char *value,
-                            struct zc_text *why)
-{
-    uint64_t number;
-    int error = parse_pool_param(pool_of(view), node, value, &number);
-
-    return error ? complain(why, error, value, node, node->range) : 0;
-}
-
-static int store_pool_param(void *view, const struct zc_node *node, const char *value,
-                            struct zc_text *why)
-{
-    uint64_t number;
-    int error = parse_pool_param(pool_of(view), node, value, &number);
-
-    (void)why;
-    if (!error)
-        pool_of(view)->params[node->arg] = number;
-    return error;
-}
-
-#define PARAM(name_, type_, unit_, range_, default_, arg_, meaning_) \
-    {.name = name_,                                                  \
-     .type = type_,                                                  \
-     .unit = unit_,                                                  \
-     .range = range_,                                                \
-     .deflt = default_,                                              \
-     .meaning = meaning_,                                            \
-     .arg = arg_,                                                    \
-     .show = show_pool_param,                                        \
-     .check = check_pool_param,                                      \
-     .store = store_pool_param}
-#define THRESHOLD "0..page_size, bytes or 7/8 or 87%"
-
-const struct zc_node zc_pool_param_nodes[] = {
-    PARAM("zv_max_zsize", ZC_NODE_BYTES, "bytes", THRESHOLD, "7/8 of a page", ZC_PARAM_MAX_ZSIZE,
-          "a zpage larger than this is refused (compress_poor)"),
-    PARAM("zv_max_mean_zsize", ZC_NODE_BYTES, "bytes", THRESHOLD, "5/8 of a page",
-          ZC_PARAM_MAX_MEAN_ZSIZE,
-          "a zpage larger than this is refused while the pool's mean is too (mean_compress_poor)"),
-    PARAM("zv_page_count_policy_percent", ZC_NODE_PERCENT, "percent of RAM", "0..100", "75",
-          ZC_PARAM_POLICY_PERCENT, "share of RAM that the pool's frames may use"),
-    PARAM("exclusive_gets", ZC_NODE_BOOL, "", "0 or 1", "1 in ephemeral pools, else 0",
-          ZC_PARAM_EXCLUSIVE_GETS, "a get takes the page away"),
-    PARAM("keep_rejected", ZC_NODE_BOOL, "", "0 or 1", "0", ZC_PARAM_KEEP_REJECTED,
-          "keep badly compressing pages uncompressed, a frame each, counted in kept_rejected"),
-    {0},
-};
-
-int zc_pool_set_param(zc_pool *pool, const char *name, const char *value)
-{
-    for (const struct zc_node *node = zc_pool_param_nodes; node->name; node++) {
-        uint64_t number;
-        if (strcmp(node->name, name) != 0)
-            continue;
-        int error = parse_pool_param(pool, node, value, &number);
-        if (!error)
-            pool->params[node->arg] = number;
-        return error;
-    }
-    return -ENOENT;
-}
-
-static int show_stat(void *view, const struct zc_node *node, struct zc_text *out)
-{
-    return show_field(&((struct pool_view *)view)->stats, node, out);
-}
-
-#define POOL_COUNTER(name_, field_, type_, unit_, meaning_) \
-    {.name = name_,                                         \
-     .type = type_,                                         \
-     .unit = unit_,                                         \
-     .range = "",                                           \
-     .deflt = "",                                           \
-     .meaning = meaning_,                                   \
-     .arg = offsetof(struct zc_pool_stats, field_),         \
-     .show = show_stat}
-#define POOL_STAT(field, type, unit, meaning) POOL_COUNTER(#field, field, type, unit, meaning)
-#define REFUSED(name, which, meaning) \
-    POOL_COUNTER(name, refused[which], ZC_NODE_UINT, "puts", meaning)
-
-static const struct zc_node pool_stat_nodes[] = {
-    POOL_STAT(puts, ZC_NODE_UINT, "puts", "puts of pages: stored_puts and all refusals"),
-    POOL_STAT(stored_puts, ZC_NODE_UINT, "puts",
-              "puts that kept the page, same-filled ones included"),
-    REFUSED("policy_percent_exceeded", ZC_POLICY_PERCENT_EXCEEDED,
-            "refused: the store is over its limit or the pool over zv_page_count_policy_percent"),
-    REFUSED("low_memory", ZC_LOW_MEMORY, "refused: MemAvailable is under max(5 % of RAM, 16 MiB)"),
-    REFUSED("entropy_rejected", ZC_ENTROPY_REJECTED, "refused: estimated as incompressible"),
-    REFUSED("compress_poor", ZC_COMPRESS_POOR, "refused: zpage larger than zv_max_zsize"),
-    REFUSED("mean_compress_poor", ZC_MEAN_COMPRESS_POOR,
-            "refused: zpage and the pool's mean larger than zv_max_mean_zsize"),
-    REFUSED("failed_getfreepages", ZC_FAILED_GETFREEPAGES, "refused: no frame to be had"),
-    POOL_STAT(kept_rejected, ZC_NODE_UINT, "puts",
-              "of stored_puts: kept uncompressed (keep_rejected)"),
-    POOL_STAT(dup_puts, ZC_NODE_UINT, "puts", "of stored_puts: over an existing page"),
-    POOL_STAT(put_to_flush, ZC_NODE_UINT, "puts",
-              "of the refusals: those that removed an older page"),
-    POOL_STAT(gets, ZC_NODE_UINT, "gets", "pages asked for"),
-    POOL_STAT(gets_found, ZC_NODE_UINT, "gets", "of gets: found"),
-    POOL_STAT(flush_total, ZC_NODE_UINT, "flushes", "pages asked to be forgotten"),
-    POOL_STAT(flush_found, ZC_NODE_UINT, "flushes", "of flush_total: found"),
-    POOL_STAT(flobj_total, ZC_NODE_UINT, "flushes", "objects asked to be forgotten"),
-    POOL_STAT(flobj_found, ZC_NODE_UINT, "flushes", "of flobj_total: found"),
-    POOL_STAT(zpages, ZC_NODE_UINT, "pages", "compressed pages held"),
-    POOL_STAT(same_filled, ZC_NODE_UINT, "pages", "same-filled pages held, without a frame"),
-    POOL_STAT(raw_pages, ZC_NODE_UINT, "pages", "uncompressed pages held (keep_rejected)"),
-    POOL_STAT(zbytes, ZC_NODE_BYTES, "bytes", "bytes of the compressed pages held"),
-    POOL_STAT(frames, ZC_NODE_UINT, "frames", "frames held"),
-    POOL_STAT(metadata_bytes, ZC_NODE_BYTES, "bytes", "index and allocator records of this pool"),
-    POOL_STAT(used_bytes, ZC_NODE_BYTES, "bytes", "frames and metadata of this pool"),
-    {0},
-};
-
-static int show_dist(void *view, const struct zc_node *node, struct zc_text *out)
-{
-    zc_pool *pool = pool_of(view);
-    uint64_t dist[2][ZC_DIST_BUCKETS];
-
-    zc_pool_get_dist(pool, dist[0], dist[1]);
-    for (size_t b = 0; b < ZC_DIST_BUCKETS; b++)
-        zc_text_add(out, "%s%zu %" PRIu64, b ? "\n" : "",
-                    (b + 1) * pool->store->page_size / ZC_DIST_BUCKETS, dist[node->arg][b]);
-    return 0;
-}
-
-static int check_one(void *object, const struct zc_node *node, const char *value,
-                     struct zc_text *why)
+static int show_codecs(void *object, const struct zc_node *node, struct zc_text *out)
 {
     (void)object;
-    return strcmp(value, "1") == 0 ? 0 : complain(why, -EINVAL, value, node, node->range);
-}
-
-static int store_destroy(void *view, const struct zc_node *node, const char *value,
-                         struct zc_text *why)
-{
-    int64_t dropped = zc_pool_destroy(pool_of(view));
-
     (void)node;
-    (void)value;
-    if (dropped < 0)
-        zc_text_add(why, "pool '%s' is already destroyed", pool_of(view)->name);
-    return dropped < 0 ? (int)dropped : 0;
-}
-
-static const struct zc_node pool_nodes[] = {
-    {.name = "id",
-     .type = ZC_NODE_UINT,
-     .unit = "",
-     .range = "",
-     .deflt = "",
-     .meaning = "the pool's number on the data plane",
-     .show = show_id},
-    {.name = "kind",
-     .type = ZC_NODE_TEXT,
-     .unit = "",
-     .range = "",
-     .deflt = "",
-     .meaning = "persistent or ephemeral",
-     .show = show_kind},
-    {.name = "allocator",
-     .type = ZC_NODE_TEXT,
-     .unit = "",
-     .range = "",
-     .deflt = "",
-     .meaning = "what puts zpages into frames",
-     .show = show_allocator},
-    {.name = "codec",
-     .type = ZC_NODE_TEXT,
-     .unit = "",
-     .range = "",
-     .deflt = "",
-     .meaning = "what compresses new pages",
-     .show = show_codec},
-    {.name = "params",
-     .type = ZC_NODE_DIR,
-     .unit = "",
-     .range = "",
-     .deflt = "",
-     .meaning = "the pool's parameters, changeable at any time",
-     .children = zc_pool_param_nodes},
-    {.name = "stats",
-     .type = ZC_NODE_DIR,
-     .unit = "",
-     .range = "",
-     .deflt = "",
-     .meaning = "the pool's counters, which agree among themselves",
-     .children = pool_stat_nodes},
-    {.name = "zv_curr_dist_counts",
-     .type = ZC_NODE_TABLE,
-     .unit = "bytes pages",
-     .range = "",
-     .deflt = "",
-     .meaning = "zpages held by size: upper bound and count a line",
-     .arg = 0,
-     .show = show_dist},
-    {.name = "zv_cumul_dist_counts",
-     .type = ZC_NODE_TABLE,
-     .unit = "bytes pages",
-     .range = "",
-     .deflt = "",
-     .meaning = "zpages ever stored by size: upper bound and count a line",
-     .arg = 1,
-     .show = show_dist},
-    {.name = "destroy",
-     .type = ZC_NODE_ACTION,
-     .unit = "",
-     .range = "1",
-     .deflt = "",
-     .meaning = "write 1: forget all pages and the pool",
-     .check = check_one,
-     .store = store_destroy},
-    {0},
-};
-
-static void close_pool(void *view)
-{
-    zc_pool_release(pool_of(view));
-    free(view);
-}
-
-static const struct zc_node each_pool = {
-    .name = "NAME",
-    .type = ZC_NODE_DIR,
-    .unit = "",
-    .range = "",
-    .deflt = "",
-    .meaning = "one pool",
-    .children = pool_nodes,
-    .close = close_pool,
-};
-
-static void *lookup_pool(void *object, const char *name)
-{
-    struct pool_view *view = malloc(sizeof(*view));
-    if (!view)
-        return NULL;
-    if (zc_pool_find(object, name, &view->pool) != 0) {
-        free(view);
-        return NULL;
-    }
-    zc_pool_get_stats(view->pool, &view->stats);
-    return view;
-}
-
-static int list_pools(void *object, int (*emit)(void *arg, const char *name), void *arg)
-{
-    zc_store *store = object;
-    struct zc_text names = {0};
-
-    /* Names first, then emit without the lock: emit may look the pool up. */
-    pthread_mutex_lock(&store->pools_lock);
-    for (struct zc_link *at = store->pools.next; at != &store->pools; at = at->next) {
-        const char *name = ZC_CONTAINER(at, zc_pool, link)->name;
-        zc_text_append(&names, name, strlen(name) + 1);
-    }
-    pthread_mutex_unlock(&store->pools_lock);
-
-    int error = names.error;
-    for (size_t i = 0; !error && i < names.len; i += strlen(names.data + i) + 1)
-        error = emit(arg, names.data + i);
-    zc_text_free(&names);
-    return error;
-}
-
-/* ---- pools/create ---- */
-
-struct create_request {
-    char words[4][ZC_POOL_NAME_MAX + 1]; /* name, kind, allocator, codec */
-};
-
-/* "name=swap kind=persistent allocator=zbud codec=lz4" */
-static int parse_create(const char *value, struct create_request *request, struct zc_text *why)
-{
-    static const char *const keys[4] = {"name=", "kind=", "allocator=", "codec="};
-
-    *request = (struct create_request){.words = {"", "", "zbud", "lz4"}};
-    while (*(value += strspn(value, " "))) {
-        size_t len = strcspn(value, " "), k = 0;
-        while (k < 4 && strncmp(value, keys[k], strlen(keys[k])) != 0)
-            k++;
-        if (k == 4) {
-            zc_text_add(why, "create: '%.*s' is not name=, kind=, allocator= or codec=", (int)len,
-                        value);
-            return -EINVAL;
-        }
-        size_t skip = strlen(keys[k]);
-        if (len - skip == 0 || len - skip > ZC_POOL_NAME_MAX) {
-            zc_text_add(why, "create: '%.*s' needs a value of 1 to %d bytes", (int)len, value,
-                        ZC_POOL_NAME_MAX);
-            return -EINVAL;
-        }
-        memcpy(request->words[k], value + skip, len - skip);
-        request->words[k][len - skip] = '\0';
-        value += len;
-    }
+    zc_text_add(out, "%s", zc_codec_names());
     return 0;
 }
 
-static int check_create(void *object, const struct zc_node *node, const char *value,
-                        struct zc_text *why)
-{
-    struct create_request request;
-    const char *name = request.words[0], *kind = request.words[1];
+/* ---- checks ---- */
 
-    (void)object;
-    (void)node;
-    int error = parse_create(value, &request, why);
-    if (error)
-        return error;
-    if (!zc_pool_name_is_valid(name))
-        zc_text_add(why,
-                    "create: name='%s': use 1 to %d of A-Z a-z 0-9 _ . -, not beginning with '.'",
-                    name, ZC_POOL_NAME_MAX);
-    else if (strcmp(kind, "persistent") != 0 && strcmp(kind, "ephemeral") != 0)
-        zc_text_add(why, "create: kind='%s' is not persistent or ephemeral", kind);
-    else if (!zc_alloc_find(request.words[2]))
-        zc_text_add(why, "create: allocator='%s' is not zbud", request.words[2]);
-    else if (!zc_codec_find(request.words[3]))
-        zc_text_add(why, "create: codec='%s' is not lz4", request.words[3]);
-    else
-        return 0;
-    return -EINVAL;
-}
-
-static int store_create(void *object, const struct zc_node *node, const char *value,
-                        struct zc_text *why)
+static int show_check(void *object, const struct zc_node *node, struct zc_text *out)
 {
-    struct create_request request;
-    zc_pool *pool;
+    char why[256];
 
     (void)node;
-    int error = parse_create(value, &request, why);
-    if (error)
-        return error;
-
-    struct zc_pool_config config = {
-        .name = request.words[0],
-        .kind = strcmp(request.words[1], "ephemeral") == 0 ? ZC_EPHEMERAL : ZC_PERSISTENT,
-        .allocator = request.words[2],
-        .codec = request.words[3],
-    };
-    error = zc_pool_create(object, &config, &pool);
-    if (error == -EEXIST)
-        zc_text_add(why, "pool '%s' exists already", config.name);
-    if (!error)
-        zc_pool_release(pool);
-    return error;
+    zc_text_add(out, "%s", zc_store_check(object, why, sizeof(why)) == 0 ? "ok" : why);
+    return 0;
 }
-
-static const struct zc_node pools_nodes[] = {
-    {.name = "create",
-     .type = ZC_NODE_ACTION,
-     .unit = "",
-     .range = "name=NAME kind=persistent|ephemeral [allocator=zbud] [codec=lz4]",
-     .deflt = "",
-     .meaning = "write: make a pool",
-     .check = check_create,
-     .store = store_create},
-    {0},
-};
 
 const struct zc_node zc_store_nodes[] = {
     {.name = "page_size",
@@ -698,9 +199,40 @@ const struct zc_node zc_store_nodes[] = {
      .range = "",
      .deflt = "",
      .meaning = "the pools",
-     .children = pools_nodes,
-     .each = &each_pool,
-     .list = list_pools,
-     .lookup = lookup_pool},
+     .children = zc_pools_nodes,
+     .each = &zc_each_pool,
+     .list = zc_list_pools,
+     .lookup = zc_lookup_pool},
+    {.name = "allocators",
+     .type = ZC_NODE_DIR,
+     .unit = "",
+     .range = "",
+     .deflt = "",
+     .meaning = "what an allocator shows of all pools that use it",
+     .children = zc_allocators_nodes},
+    {.name = "codecs",
+     .type = ZC_NODE_TEXT,
+     .unit = "",
+     .range = "",
+     .deflt = "",
+     .meaning = "the codecs of this build",
+     .show = show_codecs},
+    {.name = "dictionaries",
+     .type = ZC_NODE_DIR,
+     .unit = "",
+     .range = "",
+     .deflt = "",
+     .meaning = "bytes that zstd may compress against, loaded over the data socket",
+     .children = zc_dictionaries_nodes,
+     .each = &zc_each_dictionary,
+     .list = zc_list_dictionaries,
+     .lookup = zc_lookup_dictionary},
+    {.name = "check",
+     .type = ZC_NODE_TABLE,
+     .unit = "",
+     .range = "",
+     .deflt = "",
+     .meaning = "goes through everything that is held: ok, or what is wrong",
+     .show = show_check},
     {0},
 };

@@ -14,11 +14,13 @@
 #include "base/node.h"
 #include "codec/codec.h"
 #include "frame/frame.h"
+#include "store/codecs.h"
 #include "store/index.h"
 #include "store/memory.h"
 
-#define ZC_SHARDS 16u       /* of a pool, a power of two */
-#define ZC_DIST_BUCKETS 64u /* of the zpage-size histograms */
+#define ZC_SHARD_BITS 4u
+#define ZC_SHARDS (1u << ZC_SHARD_BITS) /* of a pool */
+#define ZC_DIST_BUCKETS 64u             /* of the zpage-size histograms */
 
 /* A pool's parameters, all changeable while it is in use. */
 enum zc_param {
@@ -27,6 +29,9 @@ enum zc_param {
     ZC_PARAM_POLICY_PERCENT, /* of RAM */
     ZC_PARAM_EXCLUSIVE_GETS, /* bool */
     ZC_PARAM_KEEP_REJECTED,  /* bool */
+    ZC_PARAM_CHECKSUMS,      /* bool */
+    ZC_PARAM_ENTROPY_GATE,   /* millibits a byte; 0: none */
+    ZC_PARAM_COMPACT_AUTO,   /* bool */
     ZC_PARAMS,
 };
 
@@ -37,7 +42,9 @@ struct zc_shard {
     struct zc_index index;
     size_t index_bytes; /* of the index, as last added to the pool's and store's metadata */
     struct zc_pool_stats stats;
-    _Atomic uint64_t zpages, zbytes; /* written under the lock, read without: for the mean */
+    /* Written under the lock, read without: for the mean, and by codec. */
+    _Atomic uint64_t zpages, zbytes;
+    _Atomic uint64_t codec_zpages[ZC_POOL_CODECS];
     uint64_t curr_dist[ZC_DIST_BUCKETS], cumul_dist[ZC_DIST_BUCKETS];
 };
 
@@ -49,16 +56,17 @@ struct zc_pool {
     char name[ZC_POOL_NAME_MAX + 1];
     const struct zc_alloc_ops *alloc_ops;
     void *alloc;
-    const struct zc_codec *codec;
+    struct zc_codecs codecs;
     uint64_t secret; /* keys the choice of the shard */
     atomic_size_t references;
     atomic_bool dead;
     _Atomic uint64_t params[ZC_PARAMS];
-    atomic_size_t metadata_bytes;
+    atomic_size_t metadata_bytes; /* of indexes and codecs */
+    _Atomic uint32_t clock;       /* calls that touched pages: what zpages are stamped with */
+    atomic_size_t freed;          /* zpages, since the allocator was asked whether it is sparse */
+    pthread_mutex_t compact_lock;
     struct zc_shard shards[ZC_SHARDS];
 };
-
-struct zc_context;
 
 struct zc_store {
     size_t page_size;
@@ -71,9 +79,21 @@ struct zc_store {
     size_t pool_count;
     uint32_t next_id;
 
-    pthread_mutex_t contexts_lock;
-    struct zc_context *contexts;
+    pthread_mutex_t dictionaries_lock;
+    struct zc_link dictionaries;
+    uint32_t next_dictionary;
 };
+
+static inline uint64_t zc_param(const zc_pool *pool, enum zc_param which)
+{
+    return atomic_load_explicit(&pool->params[which], memory_order_relaxed);
+}
+
+/* What is touched now is stamped with. */
+static inline uint32_t zc_pool_tick(zc_pool *pool)
+{
+    return atomic_fetch_add_explicit(&pool->clock, 1, memory_order_relaxed) + 1;
+}
 
 /* A threshold in bytes from "3584", "7/8" or "87%". 0, -EINVAL or -ERANGE. */
 int zc_parse_threshold(const char *value, size_t page_size, uint64_t *out);
@@ -82,8 +102,18 @@ int zc_parse_size(const char *value, uint64_t total, uint64_t *out);
 
 bool zc_pool_name_is_valid(const char *name);
 
+/* As zc_pool_create(); why NULL: not wanted. */
+int zc_pool_create_why(zc_store *store, const struct zc_pool_config *config, zc_pool **out,
+                       struct zc_text *why);
+
 /* Forgets every page. Returns how many. */
 int64_t zc_pool_clear(zc_pool *pool);
+
+/* So many zpages were freed: compacts, where that left the allocator sparse. Takes every lock. */
+void zc_pool_freed(zc_pool *pool, size_t zpages);
+
+/* Flips a bit of a stored zpage, to see that it is noticed. -ENOENT: there is none. */
+int zc_debug_damage(zc_pool *pool, uint64_t object, uint32_t index);
 
 /* The pool's histograms, each of ZC_DIST_BUCKETS. */
 void zc_pool_get_dist(zc_pool *pool, uint64_t *curr, uint64_t *cumul);

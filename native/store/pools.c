@@ -29,23 +29,28 @@ static zc_pool *find_locked(zc_store *store, const char *name)
 static void pool_free(zc_pool *pool)
 {
     zc_frames_charge(pool->store->frames, -(ptrdiff_t)sizeof(*pool));
+    zc_codecs_fini(pool);
     pool->alloc_ops->destroy(pool->alloc);
+    pthread_mutex_destroy(&pool->compact_lock);
     for (size_t i = 0; i < ZC_SHARDS; i++)
         pthread_mutex_destroy(&pool->shards[i].lock);
     free(pool);
 }
 
-static void pool_init(zc_pool *pool, zc_store *store, const struct zc_pool_config *config)
+static void pool_init(zc_pool *pool, const struct zc_pool_config *config)
 {
+    const zc_store *store = pool->store;
     uint64_t secrets[2] = {0};
 
-    pool->store = store;
     pool->kind = config->kind;
     strcpy(pool->name, config->name);
     pool->params[ZC_PARAM_MAX_ZSIZE] = store->page_size / 8 * 7;
     pool->params[ZC_PARAM_MAX_MEAN_ZSIZE] = store->page_size / 8 * 5;
     pool->params[ZC_PARAM_POLICY_PERCENT] = 75;
     pool->params[ZC_PARAM_EXCLUSIVE_GETS] = config->kind == ZC_EPHEMERAL;
+    pool->params[ZC_PARAM_CHECKSUMS] = 1;
+    pool->params[ZC_PARAM_COMPACT_AUTO] = 1;
+    pthread_mutex_init(&pool->compact_lock, NULL);
     pool->references = 2; /* the store's and the caller's */
     if (getrandom(secrets, sizeof(secrets), GRND_NONBLOCK) != sizeof(secrets))
         secrets[0] = secrets[1] =
@@ -57,13 +62,14 @@ static void pool_init(zc_pool *pool, zc_store *store, const struct zc_pool_confi
     }
 }
 
-int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool **out)
+/* The pool without a name's place among the others. */
+static int pool_new(zc_store *store, const struct zc_pool_config *config, zc_pool **out,
+                    struct zc_text *why)
 {
     const struct zc_alloc_ops *alloc_ops =
         zc_alloc_find(config->allocator ? config->allocator : "zbud");
-    const struct zc_codec *codec = zc_codec_find(config->codec ? config->codec : "lz4");
 
-    if (!alloc_ops || !codec || !config->name || !zc_pool_name_is_valid(config->name))
+    if (!alloc_ops || !config->name || !zc_pool_name_is_valid(config->name))
         return -EINVAL;
     if (config->kind != ZC_PERSISTENT && config->kind != ZC_EPHEMERAL)
         return -EINVAL;
@@ -71,19 +77,40 @@ int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool
     zc_pool *pool = calloc(1, sizeof(*pool));
     if (!pool)
         return -ENOMEM;
-    if (alloc_ops->create(store->frames, store->page_size, &pool->alloc) != 0) {
-        free(pool);
-        return -ENOMEM;
-    }
     pool->alloc_ops = alloc_ops;
-    pool->codec = codec;
-    pool_init(pool, store, config);
+    pool->store = store;
+    int error = zc_codecs_init(pool, config->codec ? config->codec : "lz4", why);
+    if (error)
+        goto free_pool;
+    error = alloc_ops->create(store->frames, store->page_size, &pool->alloc);
+    if (error)
+        goto fini_codecs;
+    pool_init(pool, config);
     zc_frames_charge(store->frames, (ptrdiff_t)sizeof(*pool));
+    *out = pool;
+    return 0;
+
+fini_codecs:
+    zc_codecs_fini(pool);
+free_pool:
+    free(pool);
+    return error;
+}
+
+int zc_pool_create_why(zc_store *store, const struct zc_pool_config *config, zc_pool **out,
+                       struct zc_text *why)
+{
+    zc_pool *pool;
+    int error = pool_new(store, config, &pool, why);
+    if (error)
+        return error;
 
     pthread_mutex_lock(&store->pools_lock);
     if (find_locked(store, config->name)) {
         pthread_mutex_unlock(&store->pools_lock);
         pool_free(pool);
+        if (why)
+            zc_text_add(why, "pool '%s' exists already", config->name);
         return -EEXIST;
     }
     pool->id = store->next_id++;
@@ -92,6 +119,11 @@ int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool
     pthread_mutex_unlock(&store->pools_lock);
     *out = pool;
     return 0;
+}
+
+int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool **out)
+{
+    return zc_pool_create_why(store, config, out, NULL);
 }
 
 int zc_pool_find(zc_store *store, const char *name, zc_pool **out)
@@ -185,8 +217,7 @@ void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out)
 
     pool->alloc_ops->get_stats(pool->alloc, &alloc);
     out->frames = alloc.frames;
-    out->metadata_bytes =
-        sizeof(*pool) + alloc.metadata_bytes + alloc.frames * ZC_FRAME_META + pool->metadata_bytes;
+    out->metadata_bytes = sizeof(*pool) + alloc.metadata_bytes + pool->metadata_bytes;
     out->used_bytes = out->frames * pool->store->page_size + out->metadata_bytes;
 }
 
@@ -204,4 +235,9 @@ void zc_pool_get_dist(zc_pool *pool, uint64_t *curr, uint64_t *cumul)
         }
         pthread_mutex_unlock(&shard->lock);
     }
+}
+
+int zc_pool_set_codec(zc_pool *pool, const char *spec)
+{
+    return pool->dead ? -ENOENT : zc_codecs_set(pool, spec, NULL);
 }

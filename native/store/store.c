@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "base/base.h"
-#include "store/context.h"
 #include "store/pool.h"
 
 #define DEFAULT_LIMIT_PERCENT 25u
@@ -23,6 +22,15 @@ static const char *const refusal_names[ZC_REFUSALS] = {
 const char *zc_version(void)
 {
     return ZC_VERSION;
+}
+
+const char *zc_version_text(void)
+{
+#ifdef ZC_LZO
+    return ZC_VERSION " (with LZO: GPL-2.0-or-later)";
+#else
+    return ZC_VERSION;
+#endif
 }
 
 const char *zc_refusal_name(int refusal)
@@ -52,7 +60,7 @@ int zc_store_create(const struct zc_store_config *config, zc_store **out)
         goto fini_memory;
 
     pthread_mutex_init(&store->pools_lock, NULL);
-    pthread_mutex_init(&store->contexts_lock, NULL);
+    zc_dictionaries_init(store);
     zc_list_init(&store->pools);
     store->next_id = 1;
     error = zc_store_set_limit(store, config->limit);
@@ -74,11 +82,10 @@ void zc_store_destroy(zc_store *store)
 {
     while (!zc_list_empty(&store->pools))
         zc_pool_destroy(ZC_CONTAINER(store->pools.next, zc_pool, link));
-    zc_contexts_free(store);
+    zc_dictionaries_fini(store);
     zc_frames_destroy(store->frames);
     zc_memory_fini(&store->memory);
     pthread_mutex_destroy(&store->pools_lock);
-    pthread_mutex_destroy(&store->contexts_lock);
     free(store);
 }
 

@@ -14,6 +14,8 @@ enum zc_exit {
     ZC_EXIT_REFUSED = 5,
 };
 
+#define ZC_BENCH_CODECS 32 /* in one run, at most */
+
 struct zc_options {
     const char *dir;   /* run directory */
     const char *limit; /* as params/limit takes it; NULL: default */
@@ -21,11 +23,17 @@ struct zc_options {
     unsigned page_size; /* bytes; 0: the OS page size */
     int pid;
     bool abstract, detach, keep;
+    /* bench */
+    const char *file;
+    unsigned pages, seconds; /* 0: default */
+    const char *codecs[ZC_BENCH_CODECS + 1];
+    unsigned codec_count;
 };
 
 int zc_run(const struct zc_options *options);
 int zc_bridge(const struct zc_options *options, const char *plane);
 int zc_replay(const struct zc_options *options);
+int zc_bench(const struct zc_options *options);
 int zc_probe(void);
 
 #endif

@@ -10,10 +10,15 @@
 
 #include "zcached/commands.h"
 
+#define PAGES_MAX 262144u /* of a bench */
+#define SECONDS_MAX 3600u
+
 static const char usage[] =
     "usage: zcached run --dir DIR [--page-size N] [--limit BYTES] [--abstract] [--detach]\n"
     "       zcached bridge control|data --dir DIR\n"
     "       zcached replay --dir DIR --pool NAME --pid N [--keep]\n"
+    "       zcached bench [--pid N | --file FILE] [--pages N] [--page-size N] [--codec SPEC]...\n"
+    "                     [--seconds S]\n"
     "       zcached probe\n"
     "       zcached version | --version | --help\n"
     "\n"
@@ -21,6 +26,9 @@ static const char usage[] =
     "bridge   join standard input and output to one of the sockets\n"
     "replay   put a process's resident anonymous pages into a pool, get and compare them,\n"
     "         print progress and a report as JSON lines\n"
+    "bench    put real pages into memory and get them, by one codec after another; print ratio "
+    "and\n"
+    "         times as JSON\n"
     "probe    facts of this device that only a system call tells\n"
     "\n"
     "--dir DIR       run directory: lock, state, sockets, log\n"
@@ -29,6 +37,11 @@ static const char usage[] =
     "--abstract      abstract sockets instead of files, where files are refused (Android's shell)\n"
     "--detach        go into the background, print `ready pid=… version=…` once it answers\n"
     "--keep          leave the replayed pages in the pool\n"
+    "--pid N         pages of that process; bench without it and --file: of what this user's\n"
+    "                processes hold, and of the largest shared libraries\n"
+    "--pages N       measure on so many pages at most: 2000\n"
+    "--codec SPEC    NAME[:LEVEL], lz4, zstd:3 ...; again for each; else a choice of them\n"
+    "--seconds S     for all codecs together, about: 10\n"
     "\n"
     "exit codes: 0 ok, 1 failed, 2 usage, 3 no such process, 4 no daemon, 5 refused\n";
 
@@ -47,7 +60,7 @@ static const char *target(void)
 
 static int version(void)
 {
-    printf("zcached %s abi %u page_size %ld %s\n", zc_version(), ZC_ABI, sysconf(_SC_PAGESIZE),
+    printf("zcached %s abi %u page_size %ld %s\n", zc_version_text(), ZC_ABI, sysconf(_SC_PAGESIZE),
            target());
     return ZC_EXIT_OK;
 }
@@ -79,6 +92,10 @@ static int parse(int argc, char **argv, struct zc_options *options)
         {"abstract", no_argument, NULL, 'a'},
         {"detach", no_argument, NULL, 'D'},
         {"keep", no_argument, NULL, 'k'},
+        {"file", required_argument, NULL, 'f'},
+        {"pages", required_argument, NULL, 'n'},
+        {"codec", required_argument, NULL, 'c'},
+        {"seconds", required_argument, NULL, 't'},
         {0},
     };
     int c;
@@ -114,6 +131,24 @@ static int parse(int argc, char **argv, struct zc_options *options)
         case 'k':
             options->keep = true;
             break;
+        case 'f':
+            options->file = optarg;
+            break;
+        case 'n':
+            options->pages = (unsigned)number(optarg, PAGES_MAX);
+            if (!options->pages)
+                return misuse("--pages: not 1 to 262144: ", optarg);
+            break;
+        case 'c':
+            if (options->codec_count == ZC_BENCH_CODECS)
+                return misuse("--codec: too many, the last is ", optarg);
+            options->codecs[options->codec_count++] = optarg;
+            break;
+        case 't':
+            options->seconds = (unsigned)number(optarg, SECONDS_MAX);
+            if (!options->seconds)
+                return misuse("--seconds: not 1 to 3600: ", optarg);
+            break;
         default:
             return misuse(c == ':' ? "no value for " : "unknown option ", argv[optind - 1]);
         }
@@ -126,13 +161,17 @@ static int dispatch(const char *command, int operands, char **operand,
                     const struct zc_options *options)
 {
     bool bridge = strcmp(command, "bridge") == 0, run = strcmp(command, "run") == 0;
-    bool replay = strcmp(command, "replay") == 0;
+    bool replay = strcmp(command, "replay") == 0, bench = strcmp(command, "bench") == 0;
 
-    if (!bridge && !run && !replay)
+    if (!bridge && !run && !replay && !bench)
         return misuse("unknown command ", command);
     if (operands != bridge)
         return bridge ? misuse("bridge takes one plane: control or data", "")
                       : misuse("too many arguments: ", operand[0]);
+    if (bench && options->pid && options->file)
+        return misuse("bench takes --pid or --file, not both", "");
+    if (bench)
+        return zc_bench(options);
     if (!options->dir || !*options->dir)
         return misuse("--dir is needed for ", command);
     if (run)

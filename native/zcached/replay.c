@@ -22,24 +22,21 @@
 #include "base/base.h"
 #include "zcached/client.h"
 #include "zcached/commands.h"
+#include "zcached/process.h"
 
 #define BATCH 32u
 #define PROGRESS_NS UINT64_C(250000000)
-#define PAGEMAP_FILE (UINT64_C(1) << 61) /* a file's page, or shared anonymous memory */
-#define PAGEMAP_PRESENT (UINT64_C(1) << 63)
 
 struct replay {
     const struct zc_options *options;
-    struct zc_client client; /* slots 0..BATCH-1: puts, BATCH..2*BATCH-1: gets */
-    struct zc_wire_key key;  /* of the first page */
-    int mem;
-    size_t os_page_size;
-    uint64_t *pages; /* addresses, then hashes; 0: not stored */
-    size_t page_count, page_room;
-    size_t put_pages; /* how many were put */
+    struct zc_client client;   /* slots 0..BATCH-1: puts, BATCH..2*BATCH-1: gets */
+    struct zc_wire_key key;    /* of the first page */
+    struct zc_process process; /* its pages: addresses, then hashes; 0: not stored */
+    size_t put_pages;          /* how many were put */
     uint64_t done_steps, next_progress_ns;
 
-    uint64_t stored, same_filled, refused[ZC_REFUSALS], lost, mismatches;
+    uint64_t given_up; /* by the pool, before the first put */
+    uint64_t stored, same_filled, refused[ZC_REFUSALS], dropped, lost, mismatches;
     uint64_t put_ns, get_ns, put_wall_ns, get_wall_ns;
 };
 
@@ -99,77 +96,6 @@ static uint64_t hash_page(const char *page, size_t size)
     return hash ? hash : 1;
 }
 
-/* ---- which pages ---- */
-
-static int add_page(struct replay *replay, uint64_t address)
-{
-    if (replay->page_count == replay->page_room) {
-        size_t room = zc_max(1024, replay->page_room * 2);
-        uint64_t *pages = realloc(replay->pages, room * sizeof(*pages));
-        if (!pages)
-            return -ENOMEM;
-        replay->pages = pages;
-        replay->page_room = room;
-    }
-    replay->pages[replay->page_count++] = address;
-    return 0;
-}
-
-/* Adds the pages of one mapping whose OS pages are all resident and anonymous. */
-static int add_mapping(struct replay *replay, int pagemap, uint64_t start, uint64_t end)
-{
-    uint64_t entries[512];
-    size_t page_size = replay->client.page_size, each = page_size / replay->os_page_size;
-    size_t at_once = sizeof(entries) / sizeof(entries[0]) / each;
-
-    start = (start + page_size - 1) / page_size * page_size;
-    while (start + page_size <= end) {
-        size_t count = zc_min((end - start) / page_size, at_once);
-        ssize_t want = (ssize_t)(count * each * sizeof(uint64_t));
-        off_t at = (off_t)(start / replay->os_page_size * sizeof(uint64_t));
-        if (pread(pagemap, entries, (size_t)want, at) != want)
-            return 0; /* the mapping is gone, or is the kernel's */
-        for (size_t i = 0; i < count; i++) {
-            size_t good = 0;
-            while (good < each && (entries[i * each + good] & PAGEMAP_PRESENT) &&
-                   !(entries[i * each + good] & PAGEMAP_FILE))
-                good++;
-            int error = good == each ? add_page(replay, start + i * page_size) : 0;
-            if (error)
-                return error;
-        }
-        start += count * page_size;
-    }
-    return 0;
-}
-
-static int list_pages(struct replay *replay)
-{
-    char path[64], line[512];
-    int error = 0;
-
-    snprintf(path, sizeof(path), "/proc/%d/pagemap", replay->options->pid);
-    int pagemap = open(path, O_RDONLY | O_CLOEXEC);
-    if (pagemap < 0)
-        return errno == ENOENT ? -ESRCH : -errno;
-    snprintf(path, sizeof(path), "/proc/%d/maps", replay->options->pid);
-    FILE *maps = fopen(path, "re");
-    if (!maps)
-        error = errno == ENOENT ? -ESRCH : -errno;
-
-    while (!error && fgets(line, sizeof(line), maps)) {
-        uint64_t start, end;
-        char rights[5];
-        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s", &start, &end, rights) == 3 &&
-            rights[0] == 'r' && !strstr(line, "[vvar") && !strstr(line, "[vdso]"))
-            error = add_mapping(replay, pagemap, start, end);
-    }
-    if (maps)
-        fclose(maps);
-    close(pagemap);
-    return error;
-}
-
 /* ---- putting and getting ---- */
 
 /* -EPIPE: nobody reads what we print; -EINTR: a signal asks us to end. */
@@ -184,7 +110,7 @@ static int show_progress(struct replay *replay, size_t steps)
         return 0;
     replay->next_progress_ns = now + PROGRESS_NS;
     printf("{\"progress\": {\"done\": %" PRIu64 ", \"total\": %zu}}\n", replay->done_steps / 2,
-           replay->page_count);
+           replay->process.count);
     return fflush(stdout) == 0 ? 0 : -EPIPE;
 }
 
@@ -194,13 +120,12 @@ static int read_batch(struct replay *replay, size_t *next)
 {
     size_t count = 0, size = replay->client.page_size;
 
-    while (count < BATCH && *next < replay->page_count) {
+    while (count < BATCH && *next < replay->process.count) {
         char *slot = replay->client.segment + count * size;
-        ssize_t len = pread(replay->mem, slot, size, (off_t)replay->pages[*next]);
-        if (len == (ssize_t)size)
-            count++;
-        else if (len == 0)
-            return -ESRCH;
+        int got = zc_process_read(&replay->process, replay->process.pages[*next], slot);
+        if (got < 0)
+            return got;
+        count += (size_t)got;
         (*next)++;
     }
     return (int)count;
@@ -250,7 +175,7 @@ static int put_batch(struct replay *replay, size_t count)
 
     replay->put_pages += count;
     for (size_t i = 0; i < count; i++) {
-        uint64_t *hash = &replay->pages[first + i];
+        uint64_t *hash = &replay->process.pages[first + i];
         *hash = hash_page(put + i * size, size);
         count_put(replay, puts[i], hash);
         if (puts[i].status < 0)
@@ -263,7 +188,7 @@ static int put_batch(struct replay *replay, size_t count)
 
 static int put_all(struct replay *replay)
 {
-    for (size_t next = 0; next < replay->page_count;) {
+    for (size_t next = 0; next < replay->process.count;) {
         size_t from = next;
         int count = read_batch(replay, &next);
         if (count < 0)
@@ -290,7 +215,7 @@ static int get_all(struct replay *replay)
         if (error)
             return error;
         for (size_t i = 0; i < count; i++) {
-            uint64_t hash = replay->pages[first + i];
+            uint64_t hash = replay->process.pages[first + i];
             const char *got = replay->client.segment + (BATCH + i) * size;
             if (!hash)
                 continue;
@@ -331,6 +256,24 @@ static int ask_number(const struct replay *replay, const char *what, uint64_t *n
 
     *number = error || !text.data ? 0 : strtoull(text.data, NULL, 10);
     zc_text_free(&text);
+    return error;
+}
+
+/* Of the pages that are missing, as many as an ephemeral pool gave up meanwhile are not lost. */
+static int tell_dropped(struct replay *replay)
+{
+    struct zc_text kind = {0};
+    uint64_t given_up = 0;
+    int error = replay->lost ? ask(replay, "kind", &kind) : 0;
+    bool is_ephemeral = kind.data && strcmp(kind.data, "ephemeral\n") == 0;
+
+    zc_text_free(&kind);
+    if (error || !is_ephemeral)
+        return error;
+    error = ask_number(replay, "stats/reclaimed_zpages", &given_up);
+    given_up -= given_up < replay->given_up ? given_up : replay->given_up;
+    replay->dropped = replay->lost < given_up ? replay->lost : given_up;
+    replay->lost -= replay->dropped;
     return error;
 }
 
@@ -389,9 +332,9 @@ static int report(const struct replay *replay)
     printf("{\"report\": {\"pages\": %zu, \"stored\": %" PRIu64 ", \"same_filled\": %" PRIu64 ", ",
            replay->put_pages, replay->stored, replay->same_filled);
     print_refused(replay);
-    printf("\"lost\": %" PRIu64 ", \"mismatches\": %" PRIu64 ", \"frames\": %" PRIu64
-           ", \"used_bytes\": %" PRIu64 ", ",
-           replay->lost, replay->mismatches, frames, used);
+    printf("\"dropped\": %" PRIu64 ", \"lost\": %" PRIu64 ", \"mismatches\": %" PRIu64 ", ",
+           replay->dropped, replay->lost, replay->mismatches);
+    printf("\"frames\": %" PRIu64 ", \"used_bytes\": %" PRIu64 ", ", frames, used);
     if (used)
         printf("\"effective_ratio\": %.3f, ",
                (double)(held * replay->client.page_size) / (double)used);
@@ -417,27 +360,20 @@ static bool passed(const struct replay *replay)
 
 /* ---- the whole ---- */
 
-static int open_process(struct replay *replay)
-{
-    char path[64];
-
-    snprintf(path, sizeof(path), "/proc/%d/mem", replay->options->pid);
-    replay->mem = open(path, O_RDONLY | O_CLOEXEC);
-    if (replay->mem < 0)
-        return errno == ENOENT ? -ESRCH : -errno;
-    return list_pages(replay);
-}
-
 /* Puts, gets, reports; what was put is flushed on every way out but a kept success. */
 static int walk(struct replay *replay)
 {
-    int error = put_all(replay);
+    int error = ask_number(replay, "stats/reclaimed_zpages", &replay->given_up);
+    if (!error)
+        error = put_all(replay);
     if (error == -ESRCH) {
         flush(replay);
         return complain_of_pid(replay, error);
     }
     if (!error)
         error = get_all(replay);
+    if (!error)
+        error = tell_dropped(replay);
     if (!error)
         error = report(replay);
     bool keep = replay->options->keep && !error;
@@ -463,23 +399,26 @@ static int with_client(struct replay *replay)
     if (error)
         return complain_of_daemon(replay, error);
 
-    error = open_process(replay);
+    error = zc_process_open(&replay->process, replay->options->pid, replay->client.page_size);
     if (error)
         return complain_of_pid(replay, error);
-    if (replay->page_count == 0) {
+    int code;
+    if (replay->process.count == 0) {
         snprintf(what, sizeof(what), "process %d has no resident anonymous page",
                  replay->options->pid);
-        return complain(-ENODATA, what, ZC_EXIT_NO_PROCESS);
+        code = complain(-ENODATA, what, ZC_EXIT_NO_PROCESS);
+    } else {
+        code = walk(replay);
     }
-    return walk(replay);
+    zc_process_close(&replay->process);
+    return code;
 }
 
 int zc_replay(const struct zc_options *options)
 {
-    struct replay replay = {.options = options, .mem = -1};
+    struct replay replay = {.options = options};
 
     catch_signals();
-    replay.os_page_size = (size_t)sysconf(_SC_PAGESIZE);
     if (getrandom(&replay.key.object, sizeof(replay.key.object), 0) != sizeof(replay.key.object))
         return complain(errno, "no random object id", ZC_EXIT_FAILED);
     int error = zc_client_open(&replay.client, options->dir, 2 * BATCH);
@@ -487,9 +426,6 @@ int zc_replay(const struct zc_options *options)
         return complain_of_daemon(&replay, error);
 
     int code = with_client(&replay);
-    if (replay.mem >= 0)
-        close(replay.mem);
-    free(replay.pages);
     zc_client_close(&replay.client);
     return code;
 }

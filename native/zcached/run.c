@@ -92,7 +92,7 @@ static int show_string(void *object, const struct zc_node *node, struct zc_text 
 {
     const struct daemon *daemon = object;
 
-    zc_text_add(out, "%s", node->arg == NODE_VERSION ? zc_version() : daemon->rundir.path);
+    zc_text_add(out, "%s", node->arg == NODE_VERSION ? zc_version_text() : daemon->rundir.path);
     return 0;
 }
 
@@ -244,18 +244,20 @@ static void serve(struct daemon *daemon)
     }
 }
 
-/* From here on the one who started us may go: nothing of it is kept open. */
-static void tell_ready(int ready)
+/* From here on the one who started us may go: nothing of it is kept open. False: it has gone already,
+ * and nobody would know of this daemon. */
+static bool tell_ready(int ready)
 {
     char line[96];
     int len =
         snprintf(line, sizeof(line), "ready pid=%d version=%s\n", (int)getpid(), zc_version());
 
     if (ready < 0)
-        return;
+        return true;
     dup2(STDOUT_FILENO, STDERR_FILENO);
-    if (write(ready, line, (size_t)len) == len)
-        close(ready);
+    bool is_told = write(ready, line, (size_t)len) == len;
+    close(ready);
+    return is_told;
 }
 
 /* `ready`: where to say that the daemon answers; -1: nowhere. */
@@ -289,7 +291,8 @@ static int live(const struct zc_options *options, int ready)
         complain(&daemon, "cannot write zcached.state", error);
         goto destroy_control;
     }
-    tell_ready(ready);
+    if (!tell_ready(ready))
+        goto destroy_control;
     serve(&daemon);
     code = ZC_EXIT_OK;
 

@@ -25,6 +25,7 @@
 _Static_assert(sizeof(struct zc_request) == 48 && sizeof(struct zc_answer) == 40, "wire format");
 _Static_assert(sizeof(struct zc_wire_key) == 16 && sizeof(struct zc_result) == 8, "wire format");
 _Static_assert(sizeof(struct zc_hello) == 48 && sizeof(struct zc_wire_pool) == 8, "wire format");
+_Static_assert(sizeof(struct zc_wire_dictionary) == 8, "wire format");
 
 /* A batch request taken apart: where in the payload its arrays are. */
 struct batch {
@@ -425,6 +426,27 @@ static int run_segment(struct zc_session *session, const struct zc_request *requ
     return 0;
 }
 
+static int run_dictionary(struct zc_session *session, const struct zc_request *request,
+                          struct zc_answer *answer)
+{
+    struct zc_wire_dictionary loaded = {0};
+    uint32_t size = request->payload;
+
+    if (size == 0 || size > ZC_MAX_DICTIONARY)
+        return zc_session_fail(session, -EINVAL, "a dictionary has 1 to %u bytes, not %u",
+                               ZC_MAX_DICTIONARY, size);
+    int error = zc_dictionary_load(session->server->store, session->in, size, &loaded.id);
+    if (error == -EINVAL)
+        return zc_session_fail(
+            session, error, "%u bytes with the magic of zstd's dictionaries, which are none", size);
+    if (error)
+        return zc_session_fail(session, error, "no memory for a dictionary of %u bytes", size);
+
+    memcpy(session->out, &loaded, sizeof(loaded));
+    answer->payload = sizeof(loaded);
+    return 0;
+}
+
 int zc_session_run(struct zc_session *session, const struct zc_request *request,
                    struct zc_answer *answer)
 {
@@ -446,6 +468,8 @@ int zc_session_run(struct zc_session *session, const struct zc_request *request,
         error = run_pool(session, request, answer);
     else if (request->op == ZC_OP_SEGMENT)
         error = run_segment(session, request);
+    else if (request->op == ZC_OP_DICTIONARY)
+        error = run_dictionary(session, request, answer);
     else if (batched)
         error = run_batch(session, request, answer);
     else

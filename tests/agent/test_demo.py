@@ -56,16 +56,22 @@ def test_the_demo_with_a_daemon_of_its_own(environment: dict[str, str], tmp_path
     facts = json.loads(done.stdout)
     assert facts["own_daemon"]
     assert len(facts["processes"]) >= 3
-    assert all(process["report"]["stored"] > 500 for process in facts["processes"])
+    for process in facts["processes"]:
+        zbud, zsmalloc = process, process["zsmalloc"]
+        assert zbud["report"]["stored"] > 500
+        assert zsmalloc["report"]["stored"] > 500
+        assert zsmalloc["used_bytes"] < 0.9 * zbud["used_bytes"], "what zsmalloc is there for"
     thresholds = facts["thresholds"]
     refused = [sum(threshold["report"]["refused"].values()) for threshold in thresholds]
     assert refused == sorted(refused)
     assert refused[-1] > refused[0]
     sizes = [threshold["zv_max_zsize"] for threshold in thresholds]
     assert sizes == sorted(set(sizes), reverse=True)
-    persistent, ephemeral = facts["pools"]
-    assert (persistent["kind"], ephemeral["kind"]) == ("persistent", "ephemeral")
-    assert persistent["stats"]["same_filled"] > 0
+    assert [(pool["kind"], pool["allocator"]) for pool in facts["pools"]] == [
+        ("persistent", "zbud"), ("persistent", "zsmalloc"), ("ephemeral", "zbud"),
+    ]  # fmt: skip
+    *persistent, ephemeral = facts["pools"]
+    assert all(pool["stats"]["same_filled"] > 0 for pool in persistent)
     assert ephemeral["stats"]["zpages"] == facts["libraries"]["stored"]
     assert not (tmp_path / "zcache").exists()
     nothing_is_left(tmp_path)

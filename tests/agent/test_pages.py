@@ -20,11 +20,13 @@ from zcache_agent.errors import DaemonAbsent, NoDevice, ProtocolError, Refused, 
 from zcache_agent.pages import (
     ABI,
     ANSWER,
+    DICTIONARY,
     ENOENT,
     HELLO,
     KEY,
     MAGIC,
     MAX_BATCH,
+    MAX_DICTIONARY,
     MAX_PAYLOAD,
     POOL,
     REQUEST,
@@ -97,6 +99,7 @@ def test_the_header_says_the_same() -> None:
     assert f"#define ZC_ABI {ABI}u" in header
     assert f"#define ZC_MAX_BATCH {MAX_BATCH}u" in header
     assert f"#define ZC_MAX_PAYLOAD ({MAX_PAYLOAD >> 20}u * 1024 * 1024)" in header
+    assert f"#define ZC_MAX_DICTIONARY ({MAX_DICTIONARY >> 10}u * 1024)" in header
     structures = {
         "zc_request": REQUEST,
         "zc_answer": ANSWER,
@@ -104,6 +107,7 @@ def test_the_header_says_the_same() -> None:
         "zc_result": RESULT,
         "zc_hello": HELLO,
         "zc_wire_pool": POOL,
+        "zc_wire_dictionary": DICTIONARY,
     }
     for name, layout in structures.items():
         found = re.search(rf"struct {name} \{{(.*?)\n\}};", header, re.DOTALL)
@@ -174,12 +178,13 @@ def test_a_daemon_that_sends_anything_is_a_named_error(data: bytes, op: Op) -> N
         (answer(Op.POOL, 1), "op 2"),
         (ANSWER.pack(MAGIC, 9, 1, 1, 0, 0, 0, 0, 0), "ABI 9"),
         (ANSWER.pack(MAGIC, ABI, 1, 1, 0, 0, 0, 1 << 30, 0), "1073741824 bytes"),
+        (hello() + answer(Op.DICTIONARY, 2, b"short"), "5 bytes instead of 8"),
         (b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n", "begins with"),
     ],
 )
 def test_protocol_errors_are_named(answers: bytes, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
-        PagesClient(Scripted(answers))
+        PagesClient(Scripted(answers)).load_dictionary(b"a dictionary")
 
 
 def test_a_refusal_carries_the_daemons_words() -> None:
@@ -236,6 +241,7 @@ def test_each_op_sends_and_understands_the_golden_bytes() -> None:
         assert there.flush_page(keys).status == (-ENOENT, -ENOENT)
         assert there.flush_object(Run(1, 9, 0, 1)).detail == (3,)
         assert there.destroy_pool(Run(1, 0, 0, 1)).status == (0,)
+        assert there.load_dictionary(b"a dictionary") == 1
         expected = b"".join(golden("requests").values())
         received = b""
         while len(received) < len(expected):
@@ -296,6 +302,18 @@ def test_every_op(there: PagesClient) -> None:
     assert there.destroy_pool([Key(0, 0, pool.id)]).detail == (2,)
     with pytest.raises(Refused, match="p"):
         there.pool("p")
+
+
+def test_a_dictionary_has_one_number(there: PagesClient) -> None:
+    first = there.load_dictionary(b"some bytes to compress against")
+    assert there.load_dictionary(b"others") == first + 1
+    assert there.load_dictionary(b"some bytes to compress against") == first
+    assert there.load_dictionary(bytes(MAX_DICTIONARY)) == first + 2
+    for data in (b"", bytes(MAX_DICTIONARY + 1), bytes(MAX_PAYLOAD + 1)):
+        with pytest.raises(Refused, match=rf"{MAX_DICTIONARY} bytes, not {len(data)}$") as caught:
+            there.load_dictionary(data)
+        assert caught.value.name == "EINVAL"
+    assert there.load_dictionary(b"others") == first + 1, "the connection goes on"
 
 
 def test_batches_one_after_another_keep_their_order(there: PagesClient) -> None:

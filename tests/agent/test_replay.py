@@ -36,8 +36,8 @@ from zcache_agent.replay import Replay, Report
 
 PAGE = 4096
 KEYS = {
-    "pages", "stored", "same_filled", "refused", "lost", "mismatches", "frames", "used_bytes", "effective_ratio",
-    "put_us", "get_us", "transport_us", "histogram", "tail_bytes",
+    "pages", "stored", "same_filled", "refused", "dropped", "lost", "mismatches", "frames", "used_bytes",
+    "effective_ratio", "put_us", "get_us", "transport_us", "histogram", "tail_bytes",
 }  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_what_a_wrong_daemon_does_is_seen(fault: str, lost: int, mismatches: int
 @given(st.tuples(*[st.integers(0, 3)] * 6))
 def test_passed_is_what_the_issue_says(n: tuple[int, ...]) -> None:
     pages, stored, same_filled, poor, lost, mismatches = n
-    report = Report(pages, stored, same_filled, {"compress_poor": poor}, lost, mismatches)
+    report = Report(pages, stored, same_filled, {"compress_poor": poor}, lost=lost, mismatches=mismatches)
     assert report.passed == (pages == stored + same_filled + poor and lost == 0 and mismatches == 0)
     assert set(report.as_json()) == KEYS
     assert Report.from_json(json.loads(json.dumps(report.as_json()))) == report

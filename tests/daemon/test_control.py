@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.daemon.conftest import Daemon
+from tests.daemon.conftest import PUT, Daemon
 
 MAX = 4096
 
@@ -16,7 +16,8 @@ def test_values_lists_and_descriptions(daemon: Daemon) -> None:
     daemon.pool("swap")
     assert daemon.ask("get pools/swap/kind") == "OK 11\npersistent\n"
     assert daemon.ask("list /").splitlines()[1:] == [
-        "version", "abi", "uptime_ms", "daemon/", "page_size", "params/", "stats/", "pools/",
+        "version", "abi", "uptime_ms", "daemon/", "page_size", "params/", "stats/", "pools/", "allocators/", "codecs",
+        "dictionaries/", "check",
     ]  # fmt: skip
     assert daemon.ask("list pools") == "OK 13\ncreate\nswap/\n"
     assert daemon.ask("list pools/") == daemon.ask("list /pools")
@@ -83,6 +84,60 @@ def test_bad_requests_get_a_named_error_on_one_line(daemon: Daemon, line: str, e
     assert daemon.ask("dump params") == before
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("zip", "not one of lz4 zstd none"), ('""', "not one of lz4 zstd none"), ("zstd:20", "-5..19 without 0"),
+        ("zstd:-6", "-5..19"), ("zstd:0", "-5..19"), ("zstd:fast", "-5..19"), ("zstd:3x", "-5..19"),
+        ("zstd:99999999999", "-5..19"), ("lz4:0", "1..65537"), ("lz4:65538", "1..65537"), ("lz4:-1", "1..65537"),
+        ("none:1", "takes no level"), ("lz4:dict=1", "lz4 takes no dictionary"), ("none:dict=1", "takes no dictionary"),
+        ("zstd:dict=9", "no such dictionary"), ("zstd:dict=", "a whole number"), ("zstd:dict=x", "a whole number"),
+        ("zstd:dict=99999999999", "a whole number"), ("zstd:dict=-1", "a whole number"),
+        ("zstd:1:3", "not NAME[:LEVEL][:dict=ID]"), ("zstd:1:dict=1:2", "a whole number"), ("LZ4", "not one of"),
+        ("lz4:", "1..65537"), ('"lz4 zstd"', "not one of"),
+    ],
+)  # fmt: skip
+def test_a_codec_that_is_none(daemon: Daemon, spec: str, said: str) -> None:
+    daemon.pool("a")
+    error = "ENOENT" if said == "no such dictionary" else "EINVAL"
+    asked = [f"set pools/a/codec {spec}"]
+    if '"' not in spec:
+        asked.append(f"set pools/create name=b kind=ephemeral codec={spec}")
+    for line in asked:
+        refused = daemon.ask(line)
+        assert refused.startswith(f"ERR {error} codec '{spec.strip(chr(34))}': ")
+        assert said in refused
+        assert refused.count("\n") == 1
+    assert daemon.ask("get pools/a/codec") == "OK 4\nlz4\n"
+    assert daemon.ask("list pools") == "OK 10\ncreate\na/\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("set pools/a/shrink 1", "EPERM shrink: pool 'a' is persistent"), ("set pools/e/shrink 0", "ERANGE"),
+        ("set pools/e/shrink -1", "EINVAL"), ("set pools/e/shrink 1.5", "EINVAL"), ("set pools/e/shrink x", "EINVAL"),
+        ("set pools/e/shrink 99999999999999999999", "EINVAL"), ("set pools/a/compact 2", "EINVAL"),
+        ("set pools/a/compact yes", "EINVAL"), ("get pools/a/compact", "EACCES"), ("get pools/e/shrink", "EACCES"),
+        ("set pools/n/compact 1", "ENOENT"), ("set check 1", "EACCES"), ("set codecs lz5", "EACCES"),
+        ("set pools/a/allocator zsmalloc", "EACCES"),
+        ("set pools/create name=x kind=ephemeral allocator=buddy", "EINVAL"),
+        ("set dictionaries/remove 1", "ENOENT remove: there is no dictionary 1"),
+        ("set dictionaries/remove x", "EINVAL"),
+        ("set dictionaries/remove 4294967296", "EINVAL"), ("get dictionaries/1/size", "ENOENT"),
+        ("set pools/a/params/checksums 2", "ERANGE"), ("set pools/a/params/entropy_gate 8001", "ERANGE"),
+        ("set pools/a/params/compact_auto maybe", "EINVAL"),
+    ],
+)  # fmt: skip
+def test_actions_that_cannot_be(daemon: Daemon, line: str, error: str) -> None:
+    daemon.pool("a")
+    daemon.pool("e", "ephemeral")
+    said = daemon.ask(line)
+    assert said.startswith(f"ERR {error}")
+    assert said.count("\n") == 1
+    assert daemon.ask("get check") == "OK 3\nok\n"
+
+
 def test_a_pool_twice_is_refused(daemon: Daemon) -> None:
     daemon.pool("a")
     assert daemon.ask("set pools/create name=a kind=persistent") == "ERR EEXIST pool 'a' exists already\n"
@@ -140,3 +195,16 @@ def test_garbage(daemon: Daemon) -> None:
             except (BrokenPipeError, ConnectionResetError):
                 pass
     assert daemon.alive()
+
+
+def test_size_classes_are_shown_and_add_up(daemon: Daemon) -> None:
+    before = daemon.ask("get allocators/zsmalloc/classes").splitlines()[1:]
+    assert before[0].split()[:2] == ["class", "size"]
+    assert before[1].split() == ["total", *["0"] * 13]
+    daemon.ask("set pools/create name=dense kind=persistent allocator=zsmalloc")
+    pool, page_size = int(daemon.ask("get pools/dense/id").split()[2]), daemon.page_size()
+    for i in range(100):
+        daemon.call(PUT, bytes(range(i, i + 16)) * (page_size // 16), pool=pool, object=1, index=i, count=1)
+    heading, *classes, total = (line.split() for line in daemon.ask("get allocators/zsmalloc/classes").splitlines()[1:])
+    assert len(heading) == 16
+    assert sum(int(line[12]) for line in classes) == int(total[11]) == 100

@@ -21,6 +21,7 @@ import pytest
 from tests.daemon.conftest import (
     ABI,
     DESTROY_POOL,
+    DICTIONARY,
     FLUSH_OBJECT,
     FLUSH_PAGE,
     GET,
@@ -41,6 +42,7 @@ from tests.daemon.conftest import (
 
 EPERM, ENOENT, EBADF, EINVAL, ENOSYS, EPROTO, E2BIG = 1, 2, 9, 22, 38, 71, 7
 MIB = 1024 * 1024
+ZSTD_MAGIC = bytes.fromhex("37a430ec")  # of a dictionary
 
 
 def results(payload: bytes, count: int) -> list[tuple[int, int]]:
@@ -49,6 +51,10 @@ def results(payload: bytes, count: int) -> list[tuple[int, int]]:
 
 def page(seed: int, size: int = 4096) -> bytes:
     return random.Random(seed).randbytes(size // 4) * 2 + bytes(size - size // 4 * 2)
+
+
+def batched(pages: bytes, size: int = 4096) -> list[bytes]:
+    return [pages[at : at + size] for at in range(0, len(pages), size)]
 
 
 @contextmanager
@@ -131,6 +137,10 @@ def test_segment_batches_go_round_with_several_in_flight(daemon: Daemon) -> None
         ({"op": PUT, "count": 1, "flags": PEEK}, b"x" * 4096, EINVAL),
         ({"op": GET, "count": 1, "flags": KEYS}, b"short", EINVAL), ({"op": FLUSH_OBJECT, "count": 2}, b"", EINVAL),
         ({"op": GET, "count": 1, "flags": IN_SEGMENT}, bytes(8), EINVAL), ({"op": SEGMENT, "object": 4096}, b"", EBADF),
+        ({"op": DICTIONARY}, b"", EINVAL), ({"op": DICTIONARY}, bytes(MIB + 1), EINVAL),
+        ({"op": DICTIONARY}, bytes(2 * MIB), EINVAL), ({"op": DICTIONARY}, ZSTD_MAGIC + b"garbage" * 9, EINVAL),
+        ({"op": DICTIONARY, "count": 1}, b"bytes", EINVAL), ({"op": DICTIONARY, "flags": KEYS}, b"bytes", EINVAL),
+        ({"op": DICTIONARY, "reserved": 1}, b"bytes", EINVAL), ({"op": 10}, b"bytes", ENOSYS),
     ],
 )  # fmt: skip
 def test_bad_requests_are_named_and_the_connection_goes_on(
@@ -144,6 +154,85 @@ def test_bad_requests_are_named_and_the_connection_goes_on(
         assert refused.payload.isascii()
         assert refused.payload
         assert answer(sock).status == 0
+
+
+def load(daemon: Daemon, data: bytes) -> int:
+    loaded = daemon.call(DICTIONARY, data)
+    assert loaded.status == 0, loaded.payload
+    number, reserved = struct.unpack("<II", loaded.payload)
+    assert reserved == 0
+    return int(number)
+
+
+def test_dictionaries(daemon: Daemon) -> None:
+    first, second = b"bytes that pages have too " * 9, random.Random(1).randbytes(MIB)
+    assert [load(daemon, data) for data in (first, second, first, second)] == [1, 2, 1, 2]
+    assert daemon.ask("list dictionaries") == "OK 13\nremove\n1/\n2/\n"
+    assert daemon.ask("get dictionaries/2/size") == f"OK 8\n{MIB}\n"
+    assert daemon.ask("set pools/create name=p kind=persistent codec=zstd:3:dict=1") == "OK 0\n"
+    assert daemon.ask("set dictionaries/remove 1").startswith("ERR EBUSY ")
+    assert daemon.ask("set pools/p/codec lz4") == "OK 0\n"
+    assert daemon.ask("set dictionaries/remove 1") == "OK 0\n"
+    assert daemon.ask("get dictionaries/1/size").startswith("ERR ENOENT ")
+    assert load(daemon, first) == 3
+
+
+def test_pages_keep_their_dictionary(daemon: Daemon) -> None:
+    number = load(daemon, page(5))
+    daemon.ask(f"set pools/create name=p kind=persistent codec=zstd:dict={number}")
+    pool = struct.unpack("<II", daemon.call(POOL, b"p").payload)[0]
+    put = results(daemon.call(PUT, page(5), pool=pool, object=1, count=1).payload, 1)
+    assert put[0][0] == 0
+    assert put[0][1] < 64, "it is the dictionary, nearly"
+    daemon.ask("set pools/p/codec zstd")
+    assert daemon.ask(f"set dictionaries/remove {number}").startswith("ERR EBUSY ")
+    assert daemon.call(GET, pool=pool, object=1, count=1, flags=PEEK).payload[8:] == page(5)
+    assert results(daemon.call(FLUSH_OBJECT, pool=pool, object=1, count=1).payload, 1) == [(0, 1)]
+    assert daemon.ask(f"set dictionaries/remove {number}") == "OK 0\n"
+
+
+@pytest.mark.parametrize("allocator", ["zbud", "zsmalloc"])
+def test_a_pool_is_destroyed_while_others_use_it(daemon: Daemon, allocator: str) -> None:
+    """Clients put and get, frames are emptied, the codec changes; then the pool goes, and comes again."""
+    stop = threading.Event()
+    seen: set[int] = set()
+
+    def use(seed: int) -> None:
+        pages = b"".join(page(seed * 100 + i) for i in range(16))
+        with daemon.connect("data") as sock:
+            while not stop.is_set():
+                sock.sendall(request(POOL, b"p"))
+                found = answer(sock)
+                if found.status:
+                    continue
+                pool = struct.unpack("<II", found.payload)[0]
+                for turn in range(8):
+                    batch = {"pool": pool, "object": seed, "index": turn * 16, "count": 16}
+                    sock.sendall(request(PUT, pages, **batch) + request(GET, flags=PEEK, **batch))
+                    seen.update(status for status, _ in results(answer(sock).payload, 16))
+                    got = answer(sock)
+                    back = [status for status, _ in results(got.payload, 16)]
+                    assert set(back) <= {0, -ENOENT}
+                    assert all(one in pages for one in batched(got.payload[16 * 8 :]))
+
+    clients = [threading.Thread(target=use, args=(seed,)) for seed in range(3)]
+    create = f"set pools/create name=p kind=ephemeral allocator={allocator}"
+    assert daemon.ask(create) == "OK 0\n"
+    for client in clients:
+        client.start()
+    try:
+        for codec in ("zstd", "lz4:3", "zstd:-2", "lz4", "zstd:5", "none"):
+            for line in (f"set pools/p/codec {codec}", "set pools/p/shrink 3", "set pools/p/compact 1"):
+                assert daemon.ask(line) == "OK 0\n"
+            assert daemon.ask("get check") == "OK 3\nok\n"
+            assert daemon.ask("set pools/p/destroy 1") == "OK 0\n"
+            assert daemon.ask(create) == "OK 0\n"
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+    assert {0, -ENOENT} <= seen
+    assert daemon.ask("get check") == "OK 3\nok\n"
 
 
 @pytest.mark.parametrize("fields", [{"magic": MAGIC + 1}, {"version": 2}, {"announce": 2 * MIB + 1}])

@@ -31,6 +31,7 @@ REQUESTS = {
     "flush-page": Request(Op.FLUSH_PAGE, count=2, flags=Flag.KEYS, payload=KEYS),
     "flush-object": Request(Op.FLUSH_OBJECT, pool=1, object=9, count=1),
     "destroy-pool": Request(Op.DESTROY_POOL, pool=1, count=1),
+    "dictionary": Request(Op.DICTIONARY, payload=b"a dictionary"),
 }
 
 

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start, stop, second daemon, what a killed one leaves behind, bridge."""
 
+import json
 import os
+import select
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,6 +48,41 @@ def test_abstract_sockets_leave_no_socket_files(tmp_path: Path) -> None:
     assert not list(daemon.directory.glob("*.sock"))
     assert daemon.alive()
     daemon.stop()
+
+
+def held_at_birth(directory: Path) -> int | None:
+    """A daemon's pidfd: it is stopped before it was ready, its starter killed. None: it was ready, and is killed."""
+    command = [str(program("host", "zcached")), "run", "--dir", str(directory), "--detach"]
+    pidfd = None
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as starter:
+        children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children")
+        child: list[str] = []
+        while not child and starter.poll() is None:
+            child = children.read_text().split()
+        if child:
+            pidfd = os.pidfd_open(int(child[0]))
+            signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+        starter.kill()
+    state = directory / "zcached.state"
+    if not state.exists():
+        return pidfd
+    os.kill(int(dict(line.split("=", 1) for line in state.read_text().splitlines())["pid"]), signal.SIGKILL)
+    return None
+
+
+def test_a_daemon_that_nobody_waits_for_any_more_ends(tmp_path: Path) -> None:
+    met = 0
+    for number in range(200):
+        pidfd = held_at_birth(tmp_path / str(number))
+        if pidfd is None:
+            continue
+        signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+        assert select.select([pidfd], [], [], SECONDS)[0], "it lives on"
+        os.close(pidfd)
+        met += 1
+        if met == 5:
+            return
+    pytest.fail("it was always ready already")
 
 
 def test_sockets_and_directory_are_the_users_alone(host_daemon: Daemon) -> None:
@@ -119,21 +159,47 @@ def test_replay_of_a_process_that_is_not_there(daemon: Daemon) -> None:
     assert (done.returncode, done.stderr) == (5, b"zcached: ENOENT: no such pool: none\n")
 
 
-def test_replay_of_a_process_that_ends_meanwhile(host_daemon: Daemon) -> None:
-    host_daemon.pool("p")
-    hold = "x=[str(i)*30 for i in range(700000)]\nprint(1, flush=True)\ninput()"
-    with subprocess.Popen(["python3", "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+HOLDER = "x=[str(i)*30 for i in range(700000)]\nprint(1, flush=True)\ninput()"
+"""Holds some 100 MB: replaying it takes a while."""
+
+
+@contextmanager
+def replay_that_has_begun(
+    daemon: Daemon, pool: str
+) -> Iterator[tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+    """`zcached replay` and the process that it reads."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        words = ["replay", "--dir", host_daemon.directory, "--pool", "p", "--pid", process.pid]
-        command = [str(word) for word in (host_daemon.program, *words)]
+        words = ["replay", "--dir", daemon.directory, "--pool", pool, "--pid", process.pid]
+        command = [str(word) for word in (daemon.program, *words)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as replay:
             assert replay.stdout
-            assert replay.stderr
-            replay.stdout.readline()  # it has begun
-            process.kill()
-            process.wait()
-            said = replay.stderr.read()
+            replay.stdout.readline()
+            yield replay, process
+        process.kill()
+
+
+def test_replay_of_a_process_that_ends_meanwhile(host_daemon: Daemon) -> None:
+    host_daemon.pool("p")
+    with replay_that_has_begun(host_daemon, "p") as (replay, process):
+        process.kill()
+        process.wait()
+        _, said = replay.communicate(timeout=SECONDS)
     assert replay.returncode == 3
     assert said == f"zcached: ESRCH: process {process.pid}: it does not exist, or has ended\n".encode()
     assert "pools/p/stats/zpages=0\n" in host_daemon.ask("dump pools/p/stats")
+
+
+def test_what_an_ephemeral_pool_drops_during_a_replay_is_not_lost(host_daemon: Daemon) -> None:
+    host_daemon.pool("e", "ephemeral")
+    with replay_that_has_begun(host_daemon, "e") as (replay, _):
+        replay.send_signal(signal.SIGSTOP)
+        assert host_daemon.ask("set pools/e/shrink 1000000") == "OK 0\n"
+        replay.send_signal(signal.SIGCONT)
+        said, _ = replay.communicate(timeout=SECONDS)
+    report = json.loads(said.splitlines()[-1])["report"]
+    dropped = int(host_daemon.ask("get pools/e/stats/reclaimed_zpages").split()[2])
+    assert (report["dropped"], report["lost"], report["mismatches"]) == (dropped, 0, 0)
+    assert dropped > 0
+    assert replay.returncode == 0

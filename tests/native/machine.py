@@ -10,7 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.native.driver import Driver, crc, same_filled
 from tests.native.model import Key, Pool
 
-POOLS = ["p0", "p1", "e0", "e1"]
+POOLS = ["p0", "p1", "pz", "e0", "ez"]
+"""Persistent and ephemeral; those with a z in zsmalloc."""
+CODECS = ["lz4", "lz4:8", "zstd", "zstd:-5", "zstd:5", "none", "zstd:1:dict=1"]
 FULL = ["policy_percent_exceeded", "failed_getfreepages"]
 SLACK = 64 * 1024
 """Bytes under its limit at which a store may call itself full, and that its index may go over it."""
@@ -19,8 +21,10 @@ CHANGES = [
     *[("zv_max_zsize", value) for value in ("0", "3/8", "62%", "7/8", "100%")],
     *[("zv_max_mean_zsize", value) for value in ("1/8", "3/8", "5/8", "100%")],
     *[("zv_page_count_policy_percent", value) for value in ("0", "75", "100")],
-    *[(switch, value) for switch in ("exclusive_gets", "keep_rejected") for value in ("0", "1")],
+    *[(switch, value) for switch in ("exclusive_gets", "keep_rejected", "checksums") for value in ("0", "1")],
+    *[("compact_auto", value) for value in ("0", "1")],
 ]
+MOVED = ["compacted_frames", "compacted_zpages", "reclaimed_frames", "reclaimed_zpages"]
 keys = st.tuples(st.sampled_from(OBJECTS), st.one_of(st.integers(0, 12), st.just(2**32 - 1)))
 pools = st.sampled_from(POOLS)
 seeds = st.integers(0, 30)
@@ -38,12 +42,13 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.driver = Driver(self.config, self.page_size)
+        assert self.driver.ask("dictionary", 5, 3000) == "id 1"
         self.default_limit = self.driver.totals()["limit_bytes"]
         self.model: dict[str, Pool] = {}
         self.tried: defaultdict[str, set[Key]] = defaultdict(set)
         """Of each pool, the keys that were put, stored or not: what is drawn must not hang on a full store's whims."""
-        self.sizes: dict[str, int] = {}
-        """What contents compress to: the same at every put."""
+        self.sizes: dict[tuple[str, str], int] = {}
+        """What contents compress to by each codec: the same at every put."""
         self.limited = False
         self.limit = 0
         """Set by a rule; 0: the default, which is not reached."""
@@ -81,10 +86,10 @@ class StoreMachine(RuleBasedStateMachine):
         raw = int(zsize) == self.page_size and model.params["keep_rejected"]
         if raw or word == "policy_percent_exceeded":
             # What it compresses to is not told; once it was stored or refused plainly it is known.
-            compressed = self.sizes.get(content, model.params["zv_max_zsize"] + 1)
+            compressed = self.sizes.get((model.codec, content), model.params["zv_max_zsize"] + 1)
         else:
             compressed = int(zsize)
-            assert self.sizes.setdefault(content, compressed) == compressed
+            assert self.sizes.setdefault((model.codec, content), compressed) == compressed
             assert (compressed == 0) == same_filled(content, self.page_size)
         assert answer == model.put(key, content, compressed, full)
 
@@ -99,8 +104,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     def create(self, pool: str) -> None:
         expected = "err EEXIST" if pool in self.model else "ok"
-        assert self.driver.ask("pool", pool, "ephemeral" if pool[0] == "e" else "persistent") == expected
-        self.model.setdefault(pool, Pool(self.page_size, pool[0] == "e"))
+        kind = "ephemeral" if pool[0] == "e" else "persistent"
+        allocator = "zsmalloc" if pool[1] == "z" else "zbud"
+        assert self.driver.ask("pool", pool, kind, allocator) == expected
+        self.model.setdefault(pool, Pool(self.page_size, pool[0] == "e", allocator))
 
     def destroy(self, pool: str) -> None:
         gone = self.model.pop(pool, None)
@@ -140,7 +147,8 @@ class StoreMachine(RuleBasedStateMachine):
         used = self.driver.totals()["used_bytes"]
         answer = self.driver.ask("put", pool, *key, content)
         if answer.split()[0] in FULL and self.model[pool].params["zv_page_count_policy_percent"]:
-            assert used + 4 * self.page_size + SLACK > self.limit > 0
+            extent = 8 if self.model[pool].allocator == "zsmalloc" else 1
+            assert used + (extent + 3) * self.page_size + SLACK > self.limit > 0
         self.check_put(pool, key, content, answer)
 
     @precondition(lambda self: self.model)
@@ -210,6 +218,64 @@ class StoreMachine(RuleBasedStateMachine):
         whole = self.page_size if "%" in value or "/" in value else 1
         self.model[pool].params[name] = int(number) * whole // by
 
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), codec=st.sampled_from([*CODECS, "lz5", "zstd:20", "lz4:0", "zstd:3:dict=2"]))
+    def set_codec(self, data: st.DataObject, codec: str) -> None:
+        pool = self.a_pool(data)
+        if codec in CODECS:
+            assert self.driver.ask("codec", pool, codec) == "ok"
+            self.model[pool].codec = codec
+        else:
+            expected = "err ENOENT" if "dict" in codec else "err EINVAL"
+            assert self.driver.ask("codec", pool, codec) == expected
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def compact(self, data: st.DataObject) -> None:
+        pool = self.a_held_pool(data)
+        before = self.driver.stats(pool)["frames"]
+        word, frames = self.driver.ask("compact", pool).split()
+        assert (word, int(frames)) == ("frames", before - self.driver.stats(pool)["frames"])
+        assert self.driver.ask("compact", pool) == "frames 0"
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), frames=st.integers(1, 12), share=st.integers(0, 8))
+    def reclaim(self, data: st.DataObject, frames: int, share: int) -> None:
+        """Pages leave ephemeral pools without a word, persistent ones only to who takes them."""
+        pool = self.a_held_pool(data)
+        model, before = self.model[pool], self.driver.stats(pool)
+        ask = ["reclaim", pool, frames] if model.ephemeral else ["reclaim", pool, frames, share]
+        _, freed, _, zpages, _, *taken = self.driver.ask(*ask).split()
+        after = self.driver.stats(pool)
+        assert int(freed) == before["frames"] - after["frames"]
+        held = {key for key, held in model.pages.items() if held.kind != "fill"}
+        if model.ephemeral:
+            self.forget_dropped(pool, held)
+            assert not taken
+        for page in taken:
+            object_id, index, crc32 = (int(number) for number in page.split(":"))
+            assert index % 8 < share
+            assert crc32 == crc(model.drop((object_id, index)).content, self.page_size)
+        left = {key for key, held in model.pages.items() if held.kind != "fill"}
+        assert int(zpages) == len(held) - len(left)
+        assert model.ephemeral or len(taken) == int(zpages)
+        if model.ephemeral or share == 8:
+            assert int(freed) >= frames or not left
+
+    def forget_dropped(self, pool: str, held: set[Key]) -> None:
+        for key in held:
+            answer = self.driver.ask("peek", pool, *key)
+            self.model[pool].count["gets"] += 1
+            if answer == "err ENOENT":
+                self.model[pool].drop(key)
+            else:
+                self.model[pool].count["gets_found"] += 1
+                assert answer == f"page {crc(self.model[pool].pages[key].content, self.page_size)}"
+
+    @invariant()
+    def it_holds_together(self) -> None:
+        assert self.driver.ask("check") == "ok"
+
     @precondition(lambda self: self.limited)
     @rule(frames=st.sampled_from([None, 0, 2, 20]))
     def set_limit(self, frames: int | None) -> None:
@@ -224,6 +290,8 @@ class StoreMachine(RuleBasedStateMachine):
             stats = self.driver.stats(name)
             frames, metadata, used = (stats.pop(memory) for memory in ("frames", "metadata_bytes", "used_bytes"))
             expected = pool.stats()
+            for counter in MOVED:
+                stats.pop(counter)
             assert {key: value for key, value in stats.items() if value} == {
                 key: value for key, value in expected.items() if value
             }

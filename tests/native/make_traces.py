@@ -24,14 +24,22 @@ def main() -> None:
             (TRACES / f"{page_size}-{seed}.trace").write_text("".join(lines))
 
 
+CODECS = ["lz4", "lz4:4", "zstd", "zstd:-3", "zstd:6", "none"]
+
+
 def _run(driver: Driver, page_size: int, rand: random.Random) -> None:
-    pools = {"p": Pool(page_size, ephemeral=False), "e": Pool(page_size, ephemeral=True)}
-    driver.ask("pool", "p", "persistent")
-    driver.ask("pool", "e", "ephemeral")
+    pools = {
+        kind[0] + allocator[1]: Pool(page_size, kind == "ephemeral", allocator)
+        for kind in ("persistent", "ephemeral")
+        for allocator in ("zbud", "zsmalloc")
+    }
+    for name, model in pools.items():
+        driver.ask("pool", name, "ephemeral" if model.ephemeral else "persistent", model.allocator)
     for _ in range(OPS):
-        name = rand.choice("ppe")
+        name = rand.choice([*pools])
         model, key = pools[name], (rand.randrange(3), rand.randrange(30))
-        match rand.choices(["put", "get", "peek", "flush", "flobj", "param"], [50, 20, 10, 10, 1, 3])[0]:
+        ops = ["put", "get", "peek", "flush", "flobj", "param", "codec", "compact", "reclaim"]
+        match rand.choices(ops, [50, 20, 10, 10, 1, 3, 3, 2, 1])[0]:
             case "put":
                 length = rand.choice([0, page_size // 8, page_size // 3, page_size // 2, page_size * 3 // 4, page_size])
                 content = f"rand:{rand.randrange(50)}:{length}"
@@ -49,9 +57,26 @@ def _run(driver: Driver, page_size: int, rand: random.Random) -> None:
                 which, eighths = rand.choice(["zv_max_zsize", "zv_max_mean_zsize"]), rand.randrange(3, 9)
                 assert driver.ask("param", name, which, f"{eighths}/8") == "ok"
                 model.params[which] = page_size * eighths // 8
+            case "codec":
+                assert driver.ask("codec", name, rand.choice(CODECS)) == "ok"
+            case "compact":
+                driver.ask("compact", name)
+            case "reclaim":
+                _reclaim(driver, name, model, rand.randrange(1, 9))
     for name in pools:
         driver.ask("stats", name)
         driver.ask("dist", name)
+    assert driver.ask("check") == "ok"
+
+
+def _reclaim(driver: Driver, name: str, model: Pool, share: int) -> None:
+    """All there is: which of several frames is the coldest may hang on who shares it."""
+    words = ["reclaim", name, 1000000] if model.ephemeral else ["reclaim", name, 1000000, share]
+    _, _, _, zpages, *_ = driver.ask(*words).split()
+    gone = [key for key, held in model.pages.items() if held.kind != "fill" and (model.ephemeral or key[1] % 8 < share)]
+    assert int(zpages) == len(gone)
+    for key in gone:
+        model.drop(key)
 
 
 if __name__ == "__main__":

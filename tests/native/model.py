@@ -22,6 +22,8 @@ class Held:
 class Pool:
     page_size: int
     ephemeral: bool
+    allocator: str = "zbud"
+    codec: str = "lz4"
     pages: dict[Key, Held] = field(default_factory=dict)
     count: Counter[str] = field(default_factory=Counter)
     cumul: Counter[int] = field(default_factory=Counter)
@@ -34,6 +36,9 @@ class Pool:
             "zv_page_count_policy_percent": 75,
             "exclusive_gets": int(self.ephemeral),
             "keep_rejected": 0,
+            "checksums": 1,
+            "entropy_gate": 0,
+            "compact_auto": 1,
         }
 
     def zpages(self) -> list[Held]:
@@ -122,8 +127,15 @@ class Pool:
         ever = [f"{bound}:{counts}" for bound, counts in sorted(self.cumul.items())]
         return " ".join(["curr", *words, "cumul", *ever])
 
+    def drop(self, key: Key) -> Held:
+        """By reclaim."""
+        return self.pages.pop(key)
+
     def frames(self) -> range:
-        """How many zbud may hold: at most two zpages in each, a raw page alone in its own."""
+        """How many the allocator may hold; a raw page is alone in its own."""
         stats = self.stats()
         raw, zpages = stats["raw_pages"], stats["zpages"]
-        return range(raw + (zpages + 1) // 2, raw + zpages + 1)
+        if self.allocator == "zbud":  # at most two zpages in each
+            return range(raw + (zpages + 1) // 2, raw + zpages + 1)
+        least = -(-stats["zbytes"] // self.page_size)
+        return range(raw + least, raw + 8 * zpages + 1)

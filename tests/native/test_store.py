@@ -207,3 +207,183 @@ def test_pages_of_a_large_object_come_and_go(config: str) -> None:
                 assert driver.ask("flush", "p", 1, i) == "ok"
         stats = driver.stats("p")
         assert stats["zpages"] == stats["frames"] == 0
+
+
+ALLOCATORS = ["zbud", "zsmalloc"]
+KINDS = ["persistent", "ephemeral"]
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd:3", "none"])
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_combination_keeps_pages(kind: str, allocator: str, codec: str) -> None:
+    with Driver("host-asan", 4096) as driver:
+        assert driver.ask("pool", "p", kind, allocator, codec) == "ok"
+        driver.ask("param", "p", "zv_max_zsize", "100%")
+        driver.ask("param", "p", "zv_max_mean_zsize", "100%")
+        for i in range(200):
+            assert driver.ask("put", "p", 1, i, f"rand:{i}:{i * 20}").startswith("stored ")
+        for i in range(200):
+            assert driver.ask("get", "p", 1, i) == f"page {crc(f'rand:{i}:{i * 20}', 4096)}"
+        assert driver.stats("p")["frames"] == 0 if kind == "ephemeral" else driver.stats("p")["frames"] > 0
+
+
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_a_damaged_zpage_is_an_error_of_its_own_page_only(allocator: str) -> None:
+    with Driver("host-asan", 4096) as driver:
+        driver.ask("pool", "p", "ephemeral", allocator)
+        driver.ask("param", "p", "keep_rejected", 1)
+        for i, length in enumerate([1000, 2000, 4096]):
+            driver.ask("put", "p", 1, i, f"rand:{i}:{length}")
+        for i in (0, 2):
+            assert driver.ask("damage", "p", 1, i) == "ok"
+            assert driver.ask("get", "p", 1, i) == "err EIO"
+        assert driver.ask("damage", "p", 1, 9) == "err ENOENT"
+        assert "damaged" in driver.ask("check")
+        assert driver.ask("peek", "p", 1, 1) == f"page {crc('rand:1:2000', 4096)}"
+        stats = driver.stats("p")
+        assert (stats["damaged"], stats["gets"], stats["gets_found"]) == (2, 3, 1)
+        driver.ask("put", "p", 1, 0, "rand:0:1000")
+        assert driver.ask("get", "p", 1, 0) == f"page {crc('rand:0:1000', 4096)}"
+
+
+def test_without_checksums_damage_is_not_looked_for() -> None:
+    with Driver("host-asan", 4096) as driver:
+        driver.ask("pool", "p", "persistent")
+        driver.ask("param", "p", "keep_rejected", 1)
+        driver.ask("param", "p", "checksums", 0)
+        driver.ask("put", "p", 1, 1, "rand:1:4096")
+        driver.ask("damage", "p", 1, 1)
+        assert driver.ask("get", "p", 1, 1).startswith("page ")
+        assert driver.ask("get", "p", 1, 1) != f"page {crc('rand:1:4096', 4096)}"
+
+
+def test_the_entropy_gate_refuses_without_compressing() -> None:
+    with Driver("host", 4096) as driver:
+        driver.ask("pool", "p", "persistent")
+        driver.ask("param", "p", "entropy_gate", 7000)
+        assert driver.ask("put", "p", 1, 1, "rand:1:4096") == "entropy_rejected 0"
+        assert driver.ask("put", "p", 1, 2, "rand:1:1000").startswith("stored ")
+        driver.ask("param", "p", "keep_rejected", 1)
+        assert driver.ask("put", "p", 1, 1, "rand:1:4096") == "stored 4096"
+        assert driver.ask("param", "p", "entropy_gate", 8001) == "err ERANGE"
+
+
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+@pytest.mark.parametrize("page_size", [4096, 16384])
+def test_the_coldest_frame_goes_first_and_a_get_makes_young(allocator: str, page_size: int) -> None:
+    """A raw page has a frame of its own, so frames and pages are the same here."""
+    with Driver("host", page_size) as driver:
+        driver.ask("pool", "e", "ephemeral", allocator)
+        driver.ask("param", "e", "keep_rejected", 1)
+        driver.ask("param", "e", "exclusive_gets", 0)
+        for i in range(40):
+            assert driver.ask("put", "e", 1, i, f"rand:{i}:{page_size}") == f"stored {page_size}"
+        for i in (5, 0, 3):
+            driver.ask("get", "e", 1, i)
+        driver.ask("peek", "e", 1, 1)  # which changes nothing
+        order = [i for i in range(40) if i not in (5, 0, 3)] + [5, 0, 3]
+        for first in order:
+            assert driver.ask("reclaim", "e", 1) == "frames 1 zpages 1 taken"
+            assert driver.ask("peek", "e", 1, first) == "err ENOENT"
+        assert driver.stats("e")["frames"] == 0
+
+
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_what_is_not_taken_stays(allocator: str) -> None:
+    with Driver("host-asan", 4096) as driver:
+        driver.ask("pool", "p", "persistent", allocator)
+        driver.ask("bulk", "p", 1, 0, 500, 1500)
+        assert driver.ask("reclaim", "p", 10) == "frames 0 zpages 0 taken"
+        assert driver.ask("reclaim", "p", 10, 0).endswith(" zpages 0 taken")
+        frames = driver.stats("p")["frames"]
+        _, freed, _, zpages, _, *taken = driver.ask("reclaim", "p", 10**6, 8).split()
+        assert (int(freed), int(zpages), len(taken)) == (frames, 500, 500)
+        assert driver.stats("p")["zpages"] == 0
+
+
+@pytest.mark.parametrize("page_size", [4096, 16384])
+def test_after_freeing_most_compaction_leaves_little_air(page_size: int) -> None:
+    count = 80 * MIB // page_size * 3
+    with Driver("host", page_size, 1024 * MIB) as driver:
+        driver.ask("pool", "p", "persistent", "zsmalloc")
+        driver.ask("param", "p", "compact_auto", 0)
+        for i, length in enumerate(range(page_size // 16, page_size // 8 * 5, page_size // 32)):
+            driver.ask("bulk", "p", i, 0, count // 18, length)
+        before = driver.stats("p")
+        assert before["zbytes"] > 64 * MIB
+        for i in range(18):
+            for index in range(count // 18):
+                if mixed(i * count + index) % 5:
+                    driver.ask("flush", "p", i, index)
+        sparse = driver.stats("p")
+        freed = int(driver.ask("compact", "p").split()[1])
+        after = driver.stats("p")
+        assert sparse["frames"] - after["frames"] == freed > 0
+        assert after["compacted_frames"] == freed
+        assert after["frames"] * page_size <= 1.1 * after["zbytes"]
+        assert driver.ask("check") == "ok"
+
+
+def mixed(number: int) -> int:
+    """Spread evenly."""
+    return number * 0x9E3779B97F4A7C15 % 2**64 >> 32
+
+
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_a_sparse_pool_compacts_itself(allocator: str) -> None:
+    with Driver("host", 4096) as driver:
+        for name, auto in (("by-itself", 1), ("by-hand", 0)):
+            driver.ask("pool", name, "persistent", allocator)
+            driver.ask("param", name, "compact_auto", auto)
+            driver.ask("bulk", name, 1, 0, 8000, 1800)
+            for i in range(8000):
+                if mixed(i) % 5:
+                    driver.ask("flush", name, 1, i)
+        assert driver.stats("by-hand")["compacted_zpages"] == 0
+        assert driver.stats("by-itself")["compacted_zpages"] > 0
+        assert driver.stats("by-itself")["frames"] < driver.stats("by-hand")["frames"] * 0.8
+
+
+def test_a_codec_goes_with_its_last_page() -> None:
+    """Sixteen may be in use at one time."""
+    with Driver("host-asan", 4096) as driver:
+        driver.ask("pool", "p", "persistent")
+        for level in range(1, 17):
+            assert driver.ask("codec", "p", f"lz4:{level}") == "ok"
+            driver.ask("put", "p", 1, level, "rand:1:1000")
+        assert driver.ask("codec", "p", "lz4:17") == "err E2BIG"
+        driver.ask("flush", "p", 1, 3)
+        assert driver.ask("codec", "p", "lz4:17") == "ok"
+        assert driver.ask("codec", "p", "lz4:18") == "err E2BIG"
+        for level in (1, 2, 4, 16):
+            assert driver.ask("get", "p", 1, level) == f"page {crc('rand:1:1000', 4096)}"
+
+
+def test_a_dictionary_stays_while_a_page_needs_it() -> None:
+    with Driver("host-asan", 4096) as driver:
+        assert driver.ask("dictionary", 1, 2000) == "id 1"
+        assert driver.ask("dictionary", 2, 2000) == "id 2"
+        assert driver.ask("dictionary", 1, 2000) == "id 1"
+        driver.ask("pool", "p", "persistent", "zsmalloc", "zstd:3:dict=1")
+        driver.ask("put", "p", 1, 1, "rand:1:1000")
+        assert driver.ask("codec", "p", "zstd:3:dict=2") == "ok"
+        assert driver.ask("forget", 1) == "err EBUSY"
+        assert driver.ask("get", "p", 1, 1) == f"page {crc('rand:1:1000', 4096)}"
+        driver.ask("flush", "p", 1, 1)
+        assert driver.ask("forget", 1) == "ok"
+        assert driver.ask("forget", 1) == "err ENOENT"
+        assert driver.ask("forget", 2) == "err EBUSY"
+        assert driver.ask("codec", "p", "zstd:3:dict=1") == "err ENOENT"
+        assert driver.ask("codec", "p", "lz4:1:dict=2") == "err EINVAL"
+        assert driver.ask("dictionary", 1, 0) == "err EINVAL"
+        assert driver.ask("dictionary", 1, MIB + 1) == "err EINVAL"
+
+
+def test_a_store_at_its_limit_takes_no_dictionary() -> None:
+    with Driver("host", 4096, 2 * MIB) as driver:
+        driver.ask("pool", "p", "persistent")
+        driver.ask("bulk", "p", 1, 0, 2000, 2048)
+        assert driver.ask("dictionary", 1, 2000) == "err ENOMEM"
+        driver.ask("flobj", "p", 1)
+        assert driver.ask("dictionary", 1, 2000) == "id 1"

@@ -6,8 +6,16 @@
  *   store PAGE_SIZE [LIMIT [PROC_DIR]]   make the store, once, first
  *   limit BYTES                          0: the default
  *   reserve FRAMES
- *   pool NAME persistent|ephemeral
+ *   pool NAME persistent|ephemeral [ALLOCATOR [CODEC]]
  *   param POOL NAME VALUE
+ *   codec POOL SPEC
+ *   compact POOL                         frames N
+ *   reclaim POOL FRAMES [SHARE]          frames N zpages N taken OBJECT:INDEX:CRC …; of a persistent
+ *                                        pool's pages, SHARE in 8 are taken (by their index)
+ *   damage POOL OBJECT INDEX             flips a bit of the zpage
+ *   check                                ok | what is wrong
+ *   dictionary SEED SIZE                 id N; random bytes
+ *   forget ID                            the dictionary
  *   put POOL OBJECT INDEX CONTENT        stored ZSIZE | REFUSAL ZSIZE
  *   get|peek POOL OBJECT INDEX           page CRC
  *   flush POOL OBJECT INDEX              ok
@@ -43,6 +51,7 @@ struct driver {
     zc_store *store;
     size_t page_size;
     char *page;
+    bool damaged, large;
 };
 
 /* The words of a line. */
@@ -160,6 +169,8 @@ static void do_pool(struct driver *driver, const struct words *words)
     struct zc_pool_config config = {
         .name = words->word[1],
         .kind = strcmp(words->word[2], "ephemeral") == 0 ? ZC_EPHEMERAL : ZC_PERSISTENT,
+        .allocator = words->count > 3 ? words->word[3] : NULL,
+        .codec = words->count > 4 ? words->word[4] : NULL,
     };
     zc_pool *pool;
     int error = zc_pool_create(driver->store, &config, &pool);
@@ -198,12 +209,15 @@ static void do_stats(zc_pool *pool)
         printf(" %s=%" PRIu64, zc_refusal_name(i), s.refused[i]);
     printf(" gets=%" PRIu64 " gets_found=%" PRIu64 " flush_total=%" PRIu64 " flush_found=%" PRIu64
            " flobj_total=%" PRIu64 " flobj_found=%" PRIu64 " put_to_flush=%" PRIu64
-           " dup_puts=%" PRIu64 " kept_rejected=%" PRIu64 " zpages=%" PRIu64 " same_filled=%" PRIu64
+           " dup_puts=%" PRIu64 " kept_rejected=%" PRIu64 " damaged=%" PRIu64
+           " compacted_frames=%" PRIu64 " compacted_zpages=%" PRIu64 " reclaimed_frames=%" PRIu64
+           " reclaimed_zpages=%" PRIu64 " zpages=%" PRIu64 " same_filled=%" PRIu64
            " raw_pages=%" PRIu64 " zbytes=%" PRIu64 " frames=%" PRIu64 " metadata_bytes=%" PRIu64
            " used_bytes=%" PRIu64,
            s.gets, s.gets_found, s.flush_total, s.flush_found, s.flobj_total, s.flobj_found,
-           s.put_to_flush, s.dup_puts, s.kept_rejected, s.zpages, s.same_filled, s.raw_pages,
-           s.zbytes, s.frames, s.metadata_bytes, s.used_bytes);
+           s.put_to_flush, s.dup_puts, s.kept_rejected, s.damaged, s.compacted_frames,
+           s.compacted_zpages, s.reclaimed_frames, s.reclaimed_zpages, s.zpages, s.same_filled,
+           s.raw_pages, s.zbytes, s.frames, s.metadata_bytes, s.used_bytes);
 }
 
 static void do_totals(struct driver *driver)
@@ -264,6 +278,79 @@ static void do_bulk(struct driver *driver, zc_pool *pool, const struct words *wo
             zc_put(pool, number(words->word[2]), (uint32_t)i, driver->page, NULL) == ZC_STORED;
     }
     printf("stored %" PRIu64, stored);
+}
+
+/* ---- emptying frames, dictionaries, checks ---- */
+
+struct taking {
+    const struct driver *driver;
+    uint32_t share; /* in 8 */
+    char *list;
+    size_t size;
+    FILE *out;
+};
+
+static int take(void *arg, const struct zc_key *key, const void *page)
+{
+    const struct taking *taking = arg;
+
+    if (key->index % 8 >= taking->share)
+        return -ENOSPC;
+    fprintf(taking->out, " %" PRIu64 ":%" PRIu32 ":%" PRIu32, key->object, key->index,
+            crc32_of(page, taking->driver->page_size));
+    return 0;
+}
+
+static void do_reclaim(const struct driver *driver, zc_pool *pool, const struct words *words)
+{
+    struct taking taking = {.driver = driver, .share = (uint32_t)number(words->word[3])};
+    struct zc_reclaimed reclaimed;
+
+    taking.out = open_memstream(&taking.list, &taking.size);
+    int error = zc_pool_reclaim(pool, number(words->word[2]), words->count > 3 ? take : NULL,
+                                &taking, &reclaimed);
+    fclose(taking.out);
+    if (error)
+        complain(error);
+    else
+        printf("frames %" PRIu64 " zpages %" PRIu64 " taken%s", reclaimed.frames, reclaimed.zpages,
+               taking.list);
+    free(taking.list);
+}
+
+static void do_compact(zc_pool *pool)
+{
+    int64_t frames = zc_pool_compact(pool);
+
+    if (frames < 0)
+        complain((int)frames);
+    else
+        printf("frames %" PRId64, frames);
+}
+
+static void do_dictionary(const struct driver *driver, const struct words *words)
+{
+    size_t size = number(words->word[2]);
+    char *bytes = malloc(size + sizeof(uint64_t));
+    uint32_t id;
+
+    for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
+        uint64_t word = zc_mix64(number(words->word[1]) + i);
+        memcpy(bytes + i, &word, sizeof(word));
+    }
+    int error = zc_dictionary_load(driver->store, bytes, size, &id);
+    if (error)
+        complain(error);
+    else
+        printf("id %" PRIu32, id);
+    free(bytes);
+}
+
+static void do_check(const struct driver *driver)
+{
+    char why[256];
+
+    printf("%s", zc_store_check(driver->store, why, sizeof(why)) == 0 ? "ok" : why);
 }
 
 /* ---- batches ---- */
@@ -349,6 +436,14 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
         say_pages(zc_pool_destroy(pool));
     else if (strcmp(command, "param") == 0)
         say_done(zc_pool_set_param(pool, words->word[2], words->word[3]));
+    else if (strcmp(command, "codec") == 0)
+        say_done(zc_pool_set_codec(pool, words->word[2]));
+    else if (strcmp(command, "compact") == 0)
+        do_compact(pool);
+    else if (strcmp(command, "reclaim") == 0)
+        do_reclaim(driver, pool, words);
+    else if (strcmp(command, "damage") == 0)
+        say_done(zc_debug_damage(pool, number(words->word[2]), (uint32_t)number(words->word[3])));
     else if (strcmp(command, "stats") == 0)
         do_stats(pool);
     else if (strcmp(command, "dist") == 0)
@@ -381,6 +476,12 @@ static void run(struct driver *driver, const struct words *words)
     } else if (strcmp(command, "reserve") == 0) {
         zc_store_set_reserve(driver->store, (size_t)number(words->word[1]));
         say_done(0);
+    } else if (strcmp(command, "check") == 0) {
+        do_check(driver);
+    } else if (strcmp(command, "dictionary") == 0) {
+        do_dictionary(driver, words);
+    } else if (strcmp(command, "forget") == 0) {
+        say_done(zc_dictionary_remove(driver->store, (uint32_t)number(words->word[1])));
     } else if (strcmp(command, "totals") == 0) {
         do_totals(driver);
     } else if (strcmp(command, "used") == 0) {
@@ -391,6 +492,26 @@ static void run(struct driver *driver, const struct words *words)
         with_pool(driver, pool, words);
         zc_pool_release(pool);
     }
+}
+
+/* In debug builds, after every operation on a store that is not yet large. Damage is meant to be. */
+static void check_invariants(struct driver *driver, const char *command)
+{
+#ifdef ZC_DEBUG
+    char why[256];
+
+    driver->damaged |= strcmp(command, "damage") == 0;
+    driver->large |= strcmp(command, "bulk") == 0;
+    if (!driver->store || driver->damaged || driver->large)
+        return;
+    if (zc_store_check(driver->store, why, sizeof(why)) != 0) {
+        fprintf(stderr, "zc_driver: after %s: %s\n", command, why);
+        abort();
+    }
+#else
+    (void)driver;
+    (void)command;
+#endif
 }
 
 int main(void)
@@ -406,6 +527,7 @@ int main(void)
         run(&driver, &words);
         printf("\n");
         fflush(stdout);
+        check_invariants(&driver, words.word[0]);
     }
     if (driver.store)
         zc_store_destroy(driver.store);

@@ -79,5 +79,7 @@ int main(void)
     print_request("destroy-pool",
                   (struct zc_request){.op = ZC_OP_DESTROY_POOL, .id = 10, .pool = 1, .count = 1},
                   NULL, 0);
+    print_request("dictionary", (struct zc_request){.op = ZC_OP_DICTIONARY, .id = 11},
+                  "a dictionary", 12);
     return 0;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * zc_stress THREADS OPS SEED PAGE_SIZE LIMIT: threads put, get and flush in a pool of their own and in
- * shared ones, which are destroyed and made again meanwhile; thresholds change, counters are read. Each
+ * shared ones, which are destroyed and made again meanwhile, in both allocators; thresholds and codecs
+ * change, pools are compacted, the coldest frames reclaimed, counters read, everything checked. Each
  * page says its key and version, so a get that finds another page's bytes, or torn ones, is seen; of its
  * own pool a thread knows every page that must be there, and its version. Prints one line and ends with
  * 0, or says what broke.
@@ -20,6 +21,9 @@
 #define OBJECTS 4
 #define INDEXES 300
 #define BATCH 16
+#define SHARED 4
+
+static const char *const shared[SHARED] = {"pbshared", "pzshared", "ebshared", "ezshared"};
 
 struct worker {
     zc_store *store;
@@ -90,11 +94,12 @@ static void check_stats(zc_pool *pool)
         broken("more found than asked for");
 }
 
-/* The named pool, made if it is not there. */
+/* The named pool, made if it is not there; the name's first two letters say what it is. */
 static zc_pool *pool_of(struct worker *worker, const char *name)
 {
     struct zc_pool_config config = {.name = name,
-                                    .kind = name[0] == 'e' ? ZC_EPHEMERAL : ZC_PERSISTENT};
+                                    .kind = name[0] == 'e' ? ZC_EPHEMERAL : ZC_PERSISTENT,
+                                    .allocator = name[1] == 'z' ? "zsmalloc" : "zbud"};
     zc_pool *pool = NULL;
 
     while (zc_pool_find(worker->store, name, &pool) != 0 &&
@@ -181,9 +186,59 @@ static void flush_some(struct worker *worker, zc_pool *pool)
         broken("a flush of an object counted wrongly");
 }
 
-static void step(struct worker *worker, const char *const names[3], char *pages, size_t size)
+static void set_codec(struct worker *worker, zc_pool *pool)
 {
-    zc_pool *pool = pool_of(worker, names[next(worker) % 3]);
+    static const char *const specs[] = {"lz4", "lz4:4", "zstd:-5", "zstd:1", "none"};
+
+    if (zc_pool_set_codec(pool, specs[next(worker) % 5]) == -EINVAL)
+        broken("a codec was refused");
+}
+
+/* Takes what it is offered if that is a page as it was put. */
+static int take(void *arg, const struct zc_key *key, const void *page)
+{
+    check_page(page, *(size_t *)arg, key->object, key->index);
+    return 0;
+}
+
+/* Of a shared pool; the thread's own pages must not leave without its knowing. */
+static void reclaim_some(struct worker *worker, zc_pool *pool, size_t size)
+{
+    struct zc_reclaimed reclaimed;
+
+    if (strcmp(zc_pool_name(pool), worker->own) == 0)
+        return;
+    int error = zc_pool_reclaim(pool, 1 + next(worker) % 8, take, &size, &reclaimed);
+    if (error && error != -ENOENT)
+        broken("reclaim failed");
+}
+
+static void check_all(zc_store *store)
+{
+    char why[256];
+
+    if (zc_store_check(store, why, sizeof(why)) != 0)
+        broken(why);
+}
+
+static void empty_frames(struct worker *worker, zc_pool *pool, size_t size)
+{
+    uint64_t what = next(worker) % 8;
+
+    if (what < 3)
+        zc_pool_compact(pool);
+    else if (what < 6)
+        reclaim_some(worker, pool, size);
+    else if (what == 6)
+        set_codec(worker, pool);
+    else
+        check_all(worker->store);
+}
+
+static void step(struct worker *worker, const char *const names[SHARED + 1], char *pages,
+                 size_t size)
+{
+    zc_pool *pool = pool_of(worker, names[next(worker) % (SHARED + 1)]);
     uint64_t what = next(worker) % 1000;
 
     if (what < 350)
@@ -196,9 +251,11 @@ static void step(struct worker *worker, const char *const names[3], char *pages,
         flush_some(worker, pool);
     else if (what < 975)
         zc_pool_set_param(pool, "zv_max_zsize", next(worker) % 2 ? "7/8" : "5/8");
+    else if (what < 988)
+        empty_frames(worker, pool, size);
     else if (what < 995)
         check_stats(pool);
-    else if (zc_pool_name(pool)[1] == 's') /* the shared ones only */
+    else if (strcmp(zc_pool_name(pool), worker->own) != 0)
         zc_pool_destroy(pool);
     zc_pool_release(pool);
 }
@@ -208,10 +265,11 @@ static void *work(void *arg)
     struct worker *worker = arg;
     size_t size = zc_store_page_size(worker->store);
     char *pages = malloc(BATCH * size);
-    const char *const names[3] = {worker->own, "pshared", "eshared"};
+    const char *names[SHARED + 1] = {worker->own};
 
-    snprintf(worker->own, sizeof(worker->own), "%co%u", worker->number % 2 ? 'p' : 'e',
-             worker->number);
+    memcpy(names + 1, shared, sizeof(shared));
+    snprintf(worker->own, sizeof(worker->own), "%c%co%u", worker->number % 2 ? 'p' : 'e',
+             worker->number / 2 % 2 ? 'z' : 'b', worker->number);
     for (unsigned i = 0; i < worker->ops; i++)
         step(worker, names, pages, size);
     free(pages);
@@ -224,8 +282,9 @@ static void check_end(zc_store *store, const struct worker *workers, unsigned th
     struct zc_store_stats stats;
     zc_pool *pool;
 
-    for (unsigned i = 0; i < threads + 2; i++) {
-        const char *name = i < threads ? workers[i].own : i == threads ? "pshared" : "eshared";
+    check_all(store);
+    for (unsigned i = 0; i < threads + SHARED; i++) {
+        const char *name = i < threads ? workers[i].own : shared[i - threads];
         if (zc_pool_find(store, name, &pool) != 0)
             continue;
         check_stats(pool);

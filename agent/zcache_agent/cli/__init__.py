@@ -30,7 +30,10 @@ COMMANDS = {
     "stats": "tree:stats",
     "params": "tree:params",
     "pool": "pool:pool",
+    "dictionary": "dictionary:dictionary",
+    "check": "check:check",
     "replay": "replay:replay",
+    "bench": "bench:bench",
     "demo": "demo:demo",
 }
 """Each command and its module and function in this folder, in the order of the help."""

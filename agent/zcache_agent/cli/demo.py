@@ -23,8 +23,9 @@ from .signals import clean_up_when_ended
 def demo(session: Session) -> int:
     """Show what zcache does with the memory of this device, and leave nothing behind.
 
-    Starts programs of its own, puts their pages and some of the device's libraries through a persistent and
-    an ephemeral pool, and lowers zv_max_zsize meanwhile. Uses the daemon that runs, else starts one and stops it.
+    Starts programs of its own, puts their pages into a pool in zbud and one in zsmalloc, puts some of the device's
+    libraries through an ephemeral pool, and lowers zv_max_zsize meanwhile. Uses the daemon that runs, else starts
+    one and stops it.
     """
     clean_up_when_ended()
     facts = _run(session)
@@ -95,9 +96,11 @@ def _opening(session: Session, daemon: Daemon, own: bool, control: ControlClient
 
 
 def _processes(processes: list[Process], page_size: int) -> RenderableType:
-    table = charts.plain_table("<   program", "<holds", ">memory", ">same-filled", ">refused", ">LZ4", ">zbud")
+    table = charts.plain_table(
+        "<   program", "<holds", ">memory", ">same-filled", ">refused", ">LZ4", ">zbud", ">zsmalloc"
+    )
     for process in processes:
-        report = process.report
+        report, dense = process.report, process.zsmalloc.report
         table.add_row(
             f"   {process.name}",
             process.holds,
@@ -106,12 +109,14 @@ def _processes(processes: list[Process], page_size: int) -> RenderableType:
             charts.share(sum(report.refused.values()), report.pages),
             charts.ratio(report.stored * page_size, process.zbytes),
             charts.ratio((report.stored + report.same_filled) * page_size, process.used_bytes),
+            charts.ratio((dense.stored + dense.same_filled) * page_size, process.zsmalloc.used_bytes),
         )
     heading = _heading(
         1,
-        "Memory of running programs, in a persistent pool",
+        "Memory of running programs, in persistent pools",
         "Read where they run, stored as swap would store them: none may get lost.",
-        "How much smaller by LZ4 alone, and in zbud's frames, at most two in each:",
+        "How much smaller by LZ4 alone, in zbud's frames, at most two in each, and in",
+        "zsmalloc's, where pages of one size class share a run of frames:",
     )
     return Group(heading, table)
 
@@ -140,13 +145,16 @@ def _thresholds(thresholds: list[Threshold]) -> RenderableType:
 
 def _pools(pools: list[PoolFacts]) -> RenderableType:
     counters = charts.plain_table("<", *(f">{pool.kind}" for pool in pools))
+    counters.add_row("   allocator", *(pool.allocator for pool in pools))
     refusals = [refusal.name for refusal in Refusal]
     shown = ["puts", "stored_puts", *(name for name in refusals if any(pool.stats[name] for pool in pools))]
     shown += ["gets", "gets_found", "zpages", "same_filled", "zbytes", "frames", "metadata_bytes", "used_bytes"]
     for name in shown:
         counters.add_row(f"   {name}", *(str(pool.stats[name]) for pool in pools))
-    bars = charts.plain_table(*(f"<   {pool.kind}" for pool in pools))
-    bars.add_row(*(charts.histogram(pool.histogram, 16) for pool in pools))
+    # A page is as large in one allocator as in the other: one histogram of a kind.
+    one_a_kind = list({pool.kind: pool for pool in pools}.values())
+    bars = charts.plain_table(*(f"<   {pool.kind}" for pool in one_a_kind))
+    bars.add_row(*(charts.histogram(pool.histogram, 16) for pool in one_a_kind))
     heading = _heading(
         3,
         "What the pools hold now",

@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pool create, list, show, destroy."""
+"""pool create, list, show, codec, compact, shrink, destroy."""
 
 import click
 
-from ..control import number
+from ..control import ControlClient, number
 from .output import size_text
-from .session import Session, pass_session
+from .session import Session, hints, pass_session
+
+_CODEC_HINTS = {
+    "EINVAL": "zcache cat codecs names those of this daemon",
+    "ENOENT": "zcache pool list and zcache dictionary list show what there is",
+}
 
 
 @click.group()
 def pool() -> None:
-    """Make, show and destroy pools."""
+    """Make, show, change and destroy pools."""
 
 
 @pool.command()
 @click.argument("name")
 @click.option("--kind", type=click.Choice(["persistent", "ephemeral"]), default="persistent", show_default=True,
               help="persistent: no page is ever lost; ephemeral: pages may be dropped.")  # fmt: skip
-@click.option("--allocator", metavar="A", help="E.g. zbud, the default.")
-@click.option("--codec", metavar="C", help="E.g. lz4, the default.")
+@click.option("--allocator", metavar="A", help="zbud, the default, or zsmalloc, which is denser.")
+@click.option("--codec", metavar="SPEC", help="NAME[:LEVEL][:dict=ID], e.g. zstd:3; lz4 is the default.")
 @pass_session
 def create(session: Session, name: str, kind: str, allocator: str | None, codec: str | None) -> None:
     """Make a pool."""
     wanted = {"name": name, "kind": kind, "allocator": allocator, "codec": codec}
-    session.control.set(("pools/create", " ".join(f"{key}={value}" for key, value in wanted.items() if value)))
+    with hints(EINVAL="zcache pool create --help", ENOENT=_CODEC_HINTS["ENOENT"]):
+        session.control.set(("pools/create", " ".join(f"{key}={value}" for key, value in wanted.items() if value)))
     facts = _facts(session.control.dump(f"pools/{name}"), name)
     if session.as_json:
         session.output.document(facts)
@@ -71,6 +77,67 @@ def show(session: Session, name: str) -> None:
         session.output.document(facts)
         return
     session.output.table(("path", "value>"), facts.items())
+
+
+@pool.command()
+@click.argument("name")
+@click.argument("spec", required=False)
+@pass_session
+def codec(session: Session, name: str, spec: str | None) -> None:
+    """Show the codec of a pool; with SPEC, set that of the pages put from now on.
+
+    SPEC is NAME[:LEVEL][:dict=ID]: lz4, lz4:4, zstd:3, zstd:1:dict=1, none. Pages that are held keep theirs.
+    """
+    path = f"pools/{name}/codec"
+    before = session.control.get(path)
+    if spec is not None:
+        with hints(**_CODEC_HINTS):
+            session.control.set((path, spec))
+    now = session.control.get(path)
+    if session.as_json:
+        session.output.document({"name": name, "codec": now, "before": before})
+        return
+    session.output.text(now if spec is None else f"pool {name}: {now}, before {before}")
+
+
+@pool.command()
+@click.argument("name")
+@pass_session
+def compact(session: Session, name: str) -> None:
+    """Move the pages of a pool closer together; frames that get empty go back to the OS.
+
+    A pool does so by itself when flushes have left its frames badly filled, unless its compact_auto is 0.
+    """
+    frames, zpages = _growth(session.control, name, ("compact", "1"), ("compacted_frames", "compacted_zpages"))
+    if session.as_json:
+        session.output.document({"name": name, "frames": frames, "zpages": zpages})
+        return
+    session.output.text(f"pool {name}: {frames} frames freed, {zpages} pages moved")
+
+
+@pool.command()
+@click.argument("name")
+@click.argument("frames")
+@pass_session
+def shrink(session: Session, name: str, frames: str) -> None:
+    """Drop the coldest pages of an ephemeral pool until FRAMES whole frames are free."""
+    with hints(EINVAL="e.g. zcache pool shrink NAME 16", EPERM="zcache pool compact frees frames and drops nothing"):
+        counters = ("reclaimed_frames", "reclaimed_zpages")
+        freed, zpages = _growth(session.control, name, ("shrink", frames), counters)
+    if session.as_json:
+        session.output.document({"name": name, "frames": freed, "zpages": zpages})
+        return
+    session.output.text(f"pool {name}: {freed} frames freed, {zpages} pages dropped")
+
+
+def _growth(control: ControlClient, name: str, action: tuple[str, str], counters: tuple[str, ...]) -> list[int]:
+    """By how much these counters of a pool grow with an action on it."""
+    path, value = action
+    before = control.dump(f"pools/{name}/stats")
+    control.set((f"pools/{name}/{path}", value))
+    after = control.dump(f"pools/{name}/stats")
+    paths = [f"pools/{name}/stats/{counter}" for counter in counters]
+    return [int(after[path]) - int(before[path]) for path in paths]
 
 
 @pool.command()

@@ -72,6 +72,8 @@ def _outcomes(report: Report, page_size: int) -> RenderableType:
         ("same-filled", report.same_filled, "green", "kept as one word, in no frame"),
     ]
     rows += [(name, count, "yellow", "refused") for name, count in report.refused.items()]
+    if report.dropped:
+        rows.append(("dropped", report.dropped, "yellow", "given up meanwhile, as an ephemeral pool may"))
     if report.lost or report.mismatches:
         rows += [("lost", report.lost, "red", ""), ("mismatches", report.mismatches, "red", "")]
     for name, count, style, meaning in rows:
@@ -95,7 +97,7 @@ def _cost(report: Report) -> RenderableType:
 
 def verdict(report: Report) -> str:
     if report.passed:
-        kept = report.stored + report.same_filled
+        kept = report.stored + report.same_filled - report.dropped
         return f"{kept} of {kept} stored pages came back the same, byte for byte"
     counted = report.stored + report.same_filled + sum(report.refused.values())
     return (

@@ -2,7 +2,8 @@
 """What the commands of one command line share: the common options, and the connections made so far."""
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import Self
@@ -11,6 +12,7 @@ import click
 
 from ..control import ControlClient
 from ..daemon import Daemon, find
+from ..errors import Refused
 from ..transport import Transport, open_transport
 from .output import Output
 
@@ -56,6 +58,16 @@ class Session:
     @cached_property
     def control(self) -> ControlClient:
         return self._open.enter_context(self.daemon.control())
+
+
+@contextmanager
+def hints(**by_name: str) -> Iterator[None]:
+    """Ways out that a command knows better than the client: by the errno's name of a refusal."""
+    try:
+        yield
+    except Refused as error:
+        error.hint = by_name.get(error.name, error.hint)
+        raise
 
 
 pass_session = click.make_pass_decorator(Session)

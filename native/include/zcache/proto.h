@@ -5,7 +5,7 @@
  * A connection carries requests one after another; answers come back in the order of the requests.
  * A request is a zc_request and `payload` bytes; an answer is a zc_answer and `payload` bytes.
  *
- * Payload of a request, in this order:
+ * Payload of a request for pages, objects or pools, in this order:
  *   keys      count * zc_wire_key, if ZC_F_KEYS; else the keys are (pool, object, index + i)
  *   offsets   count * uint64_t into the segment, if ZC_F_SEGMENT (put, get)
  *   pages     count * page_size bytes (put without ZC_F_SEGMENT)
@@ -26,6 +26,7 @@
 #define ZC_MAX_PAYLOAD (2u * 1024 * 1024)      /* bytes in a request or an answer */
 #define ZC_MAX_OUTSTANDING (16u * 1024 * 1024) /* bytes of all requests and answers in work */
 #define ZC_MAX_SEGMENT (64u * 1024 * 1024)     /* bytes */
+#define ZC_MAX_DICTIONARY (1024u * 1024)       /* bytes */
 #define ZC_MAX_CONNECTIONS 64u                 /* each of data and control */
 #define ZC_REQUEST_SECONDS 5                   /* a started request must end by then … */
 #define ZC_REQUEST_RATE 4096u     /* … and a second more for so many bytes of payload */
@@ -42,6 +43,7 @@ enum zc_op {
     ZC_OP_FLUSH_PAGE = 6,
     ZC_OP_FLUSH_OBJECT = 7, /* keys: index is ignored; without ZC_F_KEYS count must be 1 */
     ZC_OP_DESTROY_POOL = 8, /* keys: only pool counts; without ZC_F_KEYS count must be 1 */
+    ZC_OP_DICTIONARY = 9,   /* payload: a dictionary's bytes. Answer: zc_wire_dictionary */
 };
 
 #define ZC_F_KEYS 1u
@@ -56,7 +58,7 @@ struct zc_request {
     uint32_t pool;     /* 16 */
     uint32_t index;    /* 20 */
     uint64_t object;   /* 24 */
-    uint32_t count;    /* 32: entries, 1..ZC_MAX_BATCH; 0 for hello, pool, segment */
+    uint32_t count;    /* 32: entries, 1..ZC_MAX_BATCH; 0 for hello, pool, segment, dictionary */
     uint32_t flags;    /* 36 */
     uint32_t payload;  /* 40: bytes that follow */
     uint32_t reserved; /* 44: 0 */
@@ -96,6 +98,11 @@ struct zc_hello {
 struct zc_wire_pool {
     uint32_t pool; /*  0: id */
     uint32_t kind; /*  4: enum zc_pool_kind */
+};
+
+struct zc_wire_dictionary {
+    uint32_t id;       /*  0: what codecs name it by, dict=ID */
+    uint32_t reserved; /*  4: 0 */
 };
 
 #endif

@@ -60,8 +60,8 @@ struct zc_store_config {
 struct zc_pool_config {
     const char *name; /* unique in the store */
     enum zc_pool_kind kind;
-    const char *allocator; /* NULL: "zbud" */
-    const char *codec;     /* NULL: "lz4" */
+    const char *allocator; /* "zbud" or "zsmalloc"; NULL: "zbud" */
+    const char *codec;     /* NAME[:LEVEL][:dict=ID], see zc_pool_set_codec(); NULL: "lz4" */
 };
 
 struct zc_key {
@@ -80,13 +80,16 @@ struct zc_pool_stats {
     uint64_t put_to_flush;             /* a refused or failed put that removed an older copy */
     uint64_t dup_puts;                 /* puts over an existing key */
     uint64_t kept_rejected;            /* of stored_puts: kept uncompressed, see keep_rejected */
-    uint64_t zpages;                   /* compressed pages held now */
-    uint64_t same_filled;              /* same-filled pages held now */
-    uint64_t raw_pages;                /* uncompressed pages held now */
-    uint64_t zbytes;                   /* bytes of the compressed pages held now */
-    uint64_t frames;                   /* frames held now by the pool's allocator */
-    uint64_t metadata_bytes;           /* index and allocator metadata of this pool */
-    uint64_t used_bytes;               /* frames * page_size + metadata_bytes */
+    uint64_t damaged;                  /* gets that found the page, but not as it was stored */
+    uint64_t compacted_frames, compacted_zpages; /* freed and moved by compaction */
+    uint64_t reclaimed_frames, reclaimed_zpages; /* freed and given up by reclaim */
+    uint64_t zpages;                             /* compressed pages held now */
+    uint64_t same_filled;                        /* same-filled pages held now */
+    uint64_t raw_pages;                          /* uncompressed pages held now */
+    uint64_t zbytes;                             /* bytes of the compressed pages held now */
+    uint64_t frames;                             /* frames held now by the pool's allocator */
+    uint64_t metadata_bytes;                     /* index and allocator metadata of this pool */
+    uint64_t used_bytes;                         /* frames * page_size + metadata_bytes */
 };
 
 struct zc_store_stats {
@@ -102,6 +105,8 @@ struct zc_store_stats {
 };
 
 ZC_API const char *zc_version(void);
+/* For people: with the license added in a build where it is not Apache-2.0. */
+ZC_API const char *zc_version_text(void);
 
 /* The refusal's counter name, e.g. "compress_poor"; NULL where there is none. */
 ZC_API const char *zc_refusal_name(int refusal);
@@ -124,7 +129,8 @@ ZC_API void zc_store_get_stats(zc_store *store, struct zc_store_stats *out);
  * Pools are counted references: whoever gets a zc_pool * from create, find or by_id ends with
  * zc_pool_release(). A destroyed pool stays valid memory for its holders and answers -ENOENT.
  *
- * create: -EEXIST: name taken; -EINVAL: bad name, unknown allocator or codec.
+ * create: -EEXIST: name taken; -EINVAL: bad name, unknown allocator or codec; -ENOENT: no such
+ * dictionary.
  */
 ZC_API int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool **out);
 ZC_API int zc_pool_find(zc_store *store, const char *name, zc_pool **out); /* -ENOENT */
@@ -139,6 +145,53 @@ ZC_API void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out);
 /* A pool parameter by its name in pools/NAME/params/; value as the control tree takes it.
  * -ENOENT: no such parameter; -EINVAL, -ERANGE: bad value. */
 ZC_API int zc_pool_set_param(zc_pool *pool, const char *name, const char *value);
+
+/*
+ * The codec of pages put from now on; stored ones keep theirs. The spec is NAME[:LEVEL][:dict=ID]:
+ *
+ *   lz4    level: acceleration, 1 (default) to 65537
+ *   zstd   level -5 to 19, not 0; default 1; may have a dictionary
+ *   lzo    where it was built in
+ *   none   copies
+ *
+ * -EINVAL: no such codec or level, or it takes no dictionary; -ENOENT: no such dictionary; -E2BIG:
+ * pages of too many different codecs are held; -ENOMEM.
+ */
+ZC_API int zc_pool_set_codec(zc_pool *pool, const char *spec);
+
+/* Keeps a copy of bytes that codecs may compress against. *id: its number, never used again; the same
+ * bytes have one number. -EINVAL: empty, over 1 MiB, or a damaged dictionary of zstd's; -ENOMEM,
+ * also where the store is at its limit. */
+ZC_API int zc_dictionary_load(zc_store *store, const void *bytes, size_t size, uint32_t *id);
+/* -ENOENT; -EBUSY: a pool or a stored page uses it. */
+ZC_API int zc_dictionary_remove(zc_store *store, uint32_t id);
+
+/*
+ * Moves zpages closer together until no frame can be freed this way any more. Other calls go on
+ * meanwhile: no lock is held for longer than it takes to move one zpage. Returns the frames freed, or
+ * -ENOENT.
+ */
+ZC_API int64_t zc_pool_compact(zc_pool *pool);
+
+/* Is offered a persistent page of page_size bytes. 0: it is kept elsewhere from now on, and leaves
+ * the pool; else it stays. May not call the pool. */
+typedef int zc_evict(void *arg, const struct zc_key *key, const void *page);
+
+struct zc_reclaimed {
+    uint64_t frames, zpages;
+};
+
+/*
+ * Frees whole frames, those touched longest ago first, until `frames` are freed or none is left that
+ * can be. Ephemeral pages are dropped; a persistent one leaves only if `evict` (NULL: none does) takes
+ * it. *out says how many went. 0, -ENOENT or -ENOMEM.
+ */
+ZC_API int zc_pool_reclaim(zc_pool *pool, size_t frames, zc_evict *evict, void *arg,
+                           struct zc_reclaimed *out);
+
+/* Goes through everything that is held and the counters of it, while other calls go on. 0, or -EUCLEAN
+ * and what is wrong in `why`, of `size` bytes. */
+ZC_API int zc_store_check(zc_store *store, char *why, size_t size);
 
 /* Forgets all pages of the pool and its name. Returns the number of pages forgotten, or -ENOENT. */
 ZC_API int64_t zc_pool_destroy(zc_pool *pool);

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the measurements of zc_bench share. */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <zcache/store.h>
+
+#define BATCH 32u
+#define THIS_CPU 0  /* who puts and gets */
+#define OTHER_CPU 1 /* who makes memory ready; through the socket, the client too */
+
+struct options {
+    const char *file;
+    size_t page_size, rounds;
+    size_t most; /* pages; of a longer file it takes so many, evenly */
+    const char *allocator, *codec;
+    bool checksums, ephemeral;
+    const char *device; /* zram */
+    bool only_device;
+    const char *dir, *pool; /* socket */
+    uint64_t few, many;     /* scale, compact */
+};
+
+/* A measurement: prints one JSON object. */
+void inproc(const struct options *options);
+void over_socket(const struct options *options);
+void scale(const struct options *options);
+void used(const struct options *options);
+void zram(const struct options *options);
+void threads(const struct options *options);
+void compact(const struct options *options);
+void sizes(const struct options *options);
+void reclaim(const struct options *options);
+void entropy(const struct options *options);
+void codecs(const struct options *options);
+
+/* ---- common.c: the process, its clock, its output ---- */
+
+_Noreturn void die(const char *what, const char *value);
+double now_ns(void);
+/* A thread, 0: this one, and those it starts from now on. Cores differ, and a virtual machine's
+ * scheduler may leave two busy threads on one; a machine of one core has no choice. */
+void run_on(unsigned cpu, pid_t thread);
+/* Page-aligned; ends the process where there is none. */
+void *get_memory(size_t bytes);
+/* A hypervisor gives a machine memory when it is touched, and takes back what was free for seconds:
+ * what is timed next finds some that is there. */
+void touch_memory(size_t bytes);
+/* "NAME": [the rounds' numbers],  */
+void print_series(const char *name, const double *series, size_t count);
+/* The same; NAME is in two parts. */
+void print_series_of(const char *side, const char *what, const double *series, size_t count);
+
+/* ---- pages.c: real pages ---- */
+
+struct pages {
+    size_t page_size, count;
+    size_t first;       /* number of the first one */
+    size_t same_filled; /* of the file's, left out */
+    char *bytes;
+};
+
+static inline char *page_at(const struct pages *pages, size_t i)
+{
+    return pages->bytes + i * pages->page_size;
+}
+
+enum which_pages {
+    PAGES_ALL,
+    PAGES_NOT_SAME_FILLED,
+    PAGES_STORED, /* of these: that the default zv_max_zsize keeps */
+};
+
+void pages_load(struct pages *pages, const struct options *options, enum which_pages which);
+void pages_free(struct pages *pages);
+/* Part `i` of `parts` alike. It is borrowed. */
+struct pages pages_part(const struct pages *pages, size_t i, size_t parts);
+/* Page `i` of any number of distinct ones: a real page with its number stamped into it. */
+const char *distinct(const struct pages *pages, uint64_t i, char *page);
+/* Random, in one of four objects; distinct for distinct i below 2^32. */
+void key_of(uint64_t i, uint64_t *object, uint32_t *index);
+
+/* ---- alone.c: the store's codec without the store, into one packed buffer that is resident ---- */
+
+struct alone;
+
+struct alone *alone_new(const char *codec, const struct pages *pages);
+void alone_free(struct alone *alone);
+/* Nanoseconds a page. */
+double alone_put(struct alone *alone, const struct pages *pages);
+/* To `slots` pages in turns. */
+double alone_get(const struct alone *alone, const struct pages *pages, char *room, size_t slots);
+uint32_t alone_size(const struct alone *alone, size_t page); /* bytes, once it was put */
+
+/* ---- instore.c: the store ---- */
+
+zc_store *open_store(size_t page_size);
+/* Refuses only what zv_max_zsize or the allocator does; gets leave pages where they are. */
+zc_pool *open_pool(zc_store *store, const struct options *options);
+void close_pool(zc_pool *pool);
+/* By batches, a page's number its index in object 1. Nanoseconds a page. */
+double store_put(zc_pool *pool, const struct pages *pages);
+/* To `slots` pages in turns, a multiple of BATCH or 1; every page must be there. */
+double store_get(zc_pool *pool, const struct pages *pages, char *room, size_t slots);
+/* Puts distinct pages `from` to `to` under their own keys. Nanoseconds a page, without the making of
+ * the pages. */
+double put_distinct(zc_pool *pool, const struct pages *pages, uint64_t from, uint64_t to);
+
+#endif

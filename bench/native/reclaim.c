@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What goes when frames do. An ephemeral pool holds the corpus; a random part of its pages, the hot ones,
+ * were got since they were put; then its coldest frames are asked for, one at a time, until so large a
+ * part is gone.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/base.h"
+#include "bench.h"
+
+#define HOT_PERCENT 20u
+#define FRAMES_SHARE 4u /* that part of them is freed */
+
+static bool is_hot(size_t i)
+{
+    return zc_mix64(i) % 100 < HOT_PERCENT;
+}
+
+static void get_hot(zc_pool *pool, const struct pages *pages, char *page)
+{
+    for (size_t i = 0; i < pages->count; i++) {
+        if (is_hot(i) && zc_get(pool, 1, (uint32_t)i, page, 0) != 0)
+            die("a stored page is not there", "store");
+    }
+}
+
+/* Nanoseconds a frame. */
+static double free_frames(zc_pool *pool, size_t frames, struct zc_reclaimed *sum)
+{
+    double start = now_ns();
+
+    while (sum->frames < frames) {
+        struct zc_reclaimed one;
+        if (zc_pool_reclaim(pool, 1, NULL, NULL, &one) != 0 || one.frames == 0)
+            die("no frame to be had", "reclaim");
+        sum->frames += one.frames;
+        sum->zpages += one.zpages;
+    }
+    return (now_ns() - start) / (double)sum->frames;
+}
+
+static void print_lost(zc_pool *pool, const struct pages *pages, char *page)
+{
+    uint64_t all[2] = {0}, lost[2] = {0}; /* cold ones, hot ones */
+
+    for (size_t i = 0; i < pages->count; i++) {
+        all[is_hot(i)]++;
+        lost[is_hot(i)] += zc_get(pool, 1, (uint32_t)i, page, ZC_GET_PEEK) != 0;
+    }
+    printf("\"hot\": %" PRIu64 ", \"hot_lost\": %" PRIu64 ", \"cold\": %" PRIu64
+           ", \"cold_lost\": %" PRIu64 "}\n",
+           all[1], lost[1], all[0], lost[0]);
+}
+
+void reclaim(const struct options *options)
+{
+    struct options ephemeral = *options;
+    struct pages pages;
+    struct zc_pool_stats stats;
+    struct zc_reclaimed sum = {0};
+
+    ephemeral.ephemeral = true;
+    pages_load(&pages, options, PAGES_STORED);
+    char *page = get_memory(pages.page_size);
+    zc_store *store = open_store(pages.page_size);
+    zc_pool *pool = open_pool(store, &ephemeral);
+    store_put(pool, &pages);
+    get_hot(pool, &pages, page);
+    zc_pool_get_stats(pool, &stats);
+    double ns = free_frames(pool, stats.frames / FRAMES_SHARE, &sum);
+    printf("{\"frames\": %" PRIu64 ", \"freed\": %" PRIu64 ", \"zpages\": %" PRIu64
+           ", \"frame_ns\": %.1f, ",
+           stats.frames, sum.frames, sum.zpages, ns);
+    print_lost(pool, &pages, page);
+    close_pool(pool);
+    zc_store_destroy(store);
+    pages_free(&pages);
+    free(page);
+}

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other sections, each with its aim and how it was measured."""
+
+from bench.measure import Facts
+
+from .table import ms, percent, table, times, us
+
+THREADS = """
+## Two threads
+
+`zc_bench threads`, {few_rounds} rounds: two threads on two cores share the pages, half each, into one pool or each
+into a pool of its own; how many times as much they get done as one thread alone. Aim: at least 1.8. *LZ4 alone* by
+two threads, each with its own state, is what the machine itself gives. The machine has two cores: with both busy, the
+thread that makes memory ready has none of its own, which first puts pay for.
+
+"""
+
+COMPACTION = """
+## Compaction
+
+`zc_bench compact`, {few_rounds} rounds: {pages} distinct pages, made from the corpus's, of which a random 80 % are
+flushed; then compaction on one core, while a thread on the other gets a random page, puts it again, and so on. Frames
+are given as their bytes to those of the zpages left. Aim: at most 1.1 once compacted. *By itself*: the same with
+`compact_auto`, no compaction asked for. *Quiet* is the same thread for as long after compaction ended; a virtual
+machine's own stalls are in both.
+
+"""
+
+RECLAIM = """
+## Reclaim
+
+`zc_bench reclaim`: an ephemeral pool holds the corpus; a random fifth of its pages, the hot ones, were got since they
+were put; then a quarter of its frames is asked for, one at a time, and the coldest go. *Lost*: of the hot pages, and of
+the others. Pages left are given for each frame left.
+
+"""
+
+SIZES = """
+## How many frames
+
+`zc_bench sizes`: frames a 100 pages, a refused page being one; zpages in bytes, without refused pages.
+[allocators.md](allocators.md) shows the distributions.
+
+"""
+
+ENTROPY = """
+## The entropy gate
+
+`zc_bench entropy`: what `entropy_gate` at {recommended} gets wrong of all pages but same-filled ones. *Poor* pages
+compress to more than 7/8. *Refused*: the gate refuses them, and they would have been kept. *Passed*: poor ones that
+it does not see, so that they are compressed for nothing.
+
+"""
+
+IN_PROCESS = """
+## In process, against the codec alone
+
+`zc_bench inproc`: *LZ4 alone* is the codec as the store calls it, state reused, into one packed buffer that is already
+resident; the store's times have everything in them. Pools are zbud's. Aim: put within 10 %, get within 20 %. *Filling*:
+into an empty store, each frame's memory fresh from the OS, which clears it. *Again*: the same keys once more, the
+memory already there, as in a store that has run for a while.
+
+"""
+
+SOCKET = """
+## Through the data socket, against the codec alone
+
+`zc_bench socket`: a shared segment, batches of 32, up to 4 in flight; the client on the other core. Gets go to 128
+pages in turns, on both sides. Aim: within 35 %.
+
+"""
+
+SCALE = """
+## Scale
+
+`zc_bench scale`: distinct pages under random keys (any 32-bit index), a small and a large store in turns, batches of
+32. Aims: at 4 million at most 1.3 times the cost at 10 thousand; at most 40 bytes of index and metadata a page. The
+{head_bytes} bytes in front of each zpage, its owner and checksum, are in its frame.
+
+"""
+
+USED = """
+## used_bytes against the OS
+
+`zc_bench used`: growth over the empty store, of `used_bytes` and of Pss + SwapPss, and what is left after everything
+was flushed. Aims: within 2 %; within 4 MiB.
+
+"""
+
+
+def threads(facts: Facts) -> str:
+    rows = []
+    for allocator, corpora in facts["threads"].items():
+        for corpus, f in corpora.items():
+            for where, label in (("alone_two", "LZ4 alone"), ("same", "one pool"), ("apart", "two pools")):
+                one = "alone_one" if where == "alone_two" else "one"
+                row: list[object] = [corpus, "" if where == "alone_two" else allocator, label]
+                for operation in ("put", "again", "get"):
+                    row += [us(f[f"{one}_{operation}_ns"]), us(f[f"{where}_{operation}_ns"])]
+                    row.append(times(f[f"{where}_{operation}_times"]))
+                rows.append(row)
+    heads = ["corpus", "", ""]
+    for operation in ("put", "again", "get"):
+        heads += [f"{operation}, one", "two", "times"]
+    return THREADS.format(**facts) + table(heads, rows, left=3)
+
+
+def compaction(facts: Facts) -> str:
+    corpora = facts["compact"]
+    pages = next(iter(corpora.values()))["pages"]
+    text = COMPACTION.format(**facts, pages=pages)
+    text += table(
+        ["corpus", "freed", "compacted", "by itself", "flush, µs", "flush by itself", "compaction, ms"],
+        [
+            [
+                name,
+                *(times(f[f"{what}_ratio"]) for what in ("before", "after", "auto")),
+                *(us(f[what]) for what in ("flush_ns", "auto_flush_ns")),
+                ms(f["compact_ns"]),
+            ]
+            for name, f in corpora.items()
+        ],
+    )
+    text += "\nHow long one get or put of the other thread takes, in microseconds:\n\n"
+    return text + table(
+        ["corpus", "", "median", "99.9 %", "longest"],
+        [
+            [name, label, *(us(f[f"{when}_{what}_ns"]) for what in ("median", "p999", "max"))]
+            for name, f in corpora.items()
+            for when, label in (("busy", "compacting"), ("quiet", "quiet"))
+        ],
+        left=2,
+    )
+
+
+def reclaim(facts: Facts) -> str:
+    rows = []
+    for allocator, corpora in facts["reclaim"].items():
+        for corpus, f in corpora.items():
+            left = f["hot"] + f["cold"] - f["zpages"]
+            row = [corpus, allocator, f["frames"], f["freed"], f"{f['zpages'] / f['freed']:.1f}", us(f["frame_ns"])]
+            row += [percent(f["hot_lost"], f["hot"]), percent(f["cold_lost"], f["cold"])]
+            rows.append([*row, times(left / (f["frames"] - f["freed"]))])
+    heads = [
+        "corpus",
+        "",
+        "frames",
+        "freed",
+        "zpages a frame",
+        "µs a frame",
+        "hot lost",
+        "others lost",
+        "pages a frame",
+    ]
+    return RECLAIM + table(heads, rows, left=2)
+
+
+def sizes(facts: Facts) -> str:
+    rows = []
+    for codec, corpora in facts["sizes"].items():
+        for corpus, f in corpora.items():
+            frames = {name: f[name]["frames"] + f[name]["refused"] for name in ("zbud", "zsmalloc")}
+            row = [corpus, codec, f"{f['zbud']['zbytes'] / f['zbud']['zpages']:.0f}"]
+            row += [f"{100 * count / f['pages']:.1f}" for count in frames.values()]
+            row += [percent(f["zbud"]["refused"], f["pages"]), percent(f["same_filled"], f["pages"] + f["same_filled"])]
+            rows.append(row)
+    return SIZES + table(["corpus", "codec", "mean zpage", "zbud", "zsmalloc", "refused", "same-filled"], rows, left=2)
+
+
+def entropy(facts: Facts) -> str:
+    rows = []
+    for corpus, f in facts["entropy"].items():
+        gate = f["gates"][str(f["recommended"])]
+        row = [corpus, us(f["estimate_ns"]), us(f["compress_ns"]), percent(f["poor"], f["pages"])]
+        rows.append([*row, percent(gate["refused"], f["pages"]), percent(gate["passed"], f["pages"])])
+    recommended = next(iter(facts["entropy"].values()))["recommended"]
+    heads = ["corpus", "estimate", "LZ4", "poor", "refused", "passed"]
+    return ENTROPY.format(recommended=recommended) + table(heads, rows)
+
+
+def beside_codec(facts: Facts) -> str:
+    rows = []
+    for section, label in (("inproc", ""), ("inproc_plain", ", no checksums"), ("inproc_16k", ", 16 KiB pages")):
+        for name, corpus in facts["corpora"].items():
+            f = corpus[section]
+            row = [name + label, f["pages"], us(f["alone_put_ns"]), us(f["store_put_ns"]), times(f["store_put_ratio"])]
+            row += [us(f["again_put_ns"]), times(f["again_put_ratio"])]
+            rows.append([*row, us(f["alone_get_ns"]), us(f["store_get_ns"]), times(f["store_get_ratio"])])
+    heads = ["corpus", "pages", "LZ4 put", "filling", "ratio", "again", "ratio", "LZ4 get", "store get", "ratio"]
+    return IN_PROCESS + table(heads, rows)
+
+
+def through_socket(facts: Facts) -> str:
+    rows = []
+    for name, corpus in facts["corpora"].items():
+        f = corpus["socket"]
+        row = [name, us(f["alone_put_ns"]), us(f["socket_put_ns"]), times(f["socket_put_ratio"])]
+        rows.append([*row, us(f["alone_get_ns"]), us(f["socket_get_ns"]), times(f["socket_get_ratio"])])
+    return SOCKET + table(["corpus", "LZ4 put", "socket put", "ratio", "LZ4 get", "socket get", "ratio"], rows)
+
+
+def scale(facts: Facts) -> str:
+    rows: list[list[object]] = []
+    for allocator, f in facts["scale"].items():
+        for side in ("few", "many"):
+            metadata = f[f"{side}_metadata_bytes"] / f[f"{side}_zpages"]
+            rows.append([allocator, f[side], us(f[f"{side}_put_ns"]), us(f[f"{side}_get_ns"]), f"{metadata:.1f} bytes"])
+        rows.append([allocator, "ratio", times(f["put_ratio"]), times(f["get_ratio"]), ""])
+    heads = ["allocator", "pages stored", "put", "get", "index and metadata a page"]
+    return SCALE.format(**facts["scale"]["zbud"]) + table(heads, rows)
+
+
+def used_bytes(facts: Facts) -> str:
+    rows = []
+    for allocator, by_size in facts["used"].items():
+        for page_size, f in by_size.items():
+            difference = 100 * (f["used_bytes"] / f["os_bytes"] - 1)
+            left = f"{f['left_os_bytes'] / 1024:.0f} KiB"
+            rows.append([allocator, page_size, f["used_bytes"], f["os_bytes"], f"{difference:+.2f} %", left])
+    return USED + table(["allocator", "page size", "used_bytes", "OS", "difference", "left, OS"], rows)

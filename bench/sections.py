@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured, section by section of the report."""
+
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import zram
+from bench.measure import Facts, compared, measure, medians, ratio
+
+ZCACHED = Path("build/host/zcached")
+ROUNDS, FEW_ROUNDS = 25, 9
+FEW, MANY = 10_000, 4_000_000
+SOCKET_PAGES = 12_000
+BYTES_A_PAGE = 2600
+"""Of memory, at most, for each of MANY pages."""
+ALLOCATORS = ("zbud", "zsmalloc")
+SIZES_OF = ("lz4", "zstd")
+ZRAM = {"lz4": "lz4", "lzo-rle": "lzo"}
+"""zram's algorithm → our codec."""
+FEW_CORPORA = ("chromium", "java")
+"""For what hardly depends on the pages."""
+COMPACTED = 200_000
+"""Pages."""
+
+
+def measured(files: Sequence[Path]) -> Facts:
+    codecs = measure("codecs")["codecs"].split()
+    facts: Facts = {"machine": machine(), "rounds": ROUNDS, "few_rounds": FEW_ROUNDS, "codecs": codecs}
+    say("sizes of zpages")
+    facts["sizes"] = {codec: {file.stem: measure("sizes", file, codec=codec) for file in files} for codec in SIZES_OF}
+    facts["zram"] = {
+        algorithm: {file.stem: beside_zram(file, algorithm, codecs) for file in files} for algorithm in ZRAM
+    }
+    facts["threads"] = {
+        allocator: {file.stem: two_threads(file, allocator) for file in files if file.stem in FEW_CORPORA}
+        for allocator in ALLOCATORS
+    }
+    facts["compact"] = {file.stem: compact(file) for file in files if file.stem in FEW_CORPORA}
+    facts["reclaim"] = {
+        allocator: {file.stem: measure("reclaim", file, allocator=allocator) for file in files}
+        for allocator in ALLOCATORS
+    }
+    facts["entropy"] = {file.stem: measure("entropy", file) for file in files}
+    facts["corpora"] = {file.stem: beside_codec(file) for file in files}
+    facts["used"] = {allocator: used(files[0], allocator) for allocator in ALLOCATORS}
+    facts["scale"] = {allocator: scale(files[0], allocator) for allocator in ALLOCATORS}
+    return facts
+
+
+def say(what: str) -> None:
+    print(f"bench: {what}", file=sys.stderr, flush=True)
+
+
+def beside_zram(file: Path, algorithm: str, codecs: Sequence[str]) -> Facts:
+    """Without our side where this build lacks the codec."""
+    say(f"{file.stem}: beside zram, {algorithm}")
+    ours = {"codec": ZRAM[algorithm]} if ZRAM[algorithm] in codecs else {"only_device": True}
+    with zram.device(algorithm, file.stat().st_size) as device:
+        return compared(measure("zram", file, device=device, rounds=ROUNDS, **ours), "zram")
+
+
+def two_threads(file: Path, allocator: str) -> Facts:
+    """Medians, and how many times as much two get done as one."""
+    say(f"{file.stem}: two threads, {allocator}")
+    facts = measure("threads", file, allocator=allocator, rounds=FEW_ROUNDS)
+    pairs = {"alone_two": "alone_one", "same": "one", "apart": "one"}
+    times = {
+        f"{two}_{op}_times": ratio(facts[f"{one}_{op}_ns"], facts[f"{two}_{op}_ns"])
+        for two, one in pairs.items()
+        for op in ("put", "again", "get")
+    }
+    return medians(facts) | times
+
+
+def compact(file: Path) -> Facts:
+    say(f"{file.stem}: compaction")
+    return medians(measure("compact", file, allocator="zsmalloc", rounds=FEW_ROUNDS, many=COMPACTED))
+
+
+def beside_codec(file: Path) -> Facts:
+    say(f"{file.stem}: in process and through the socket")
+    return {
+        "inproc": compared(measure("inproc", file, rounds=ROUNDS), "alone"),
+        "inproc_plain": compared(measure("inproc", file, rounds=ROUNDS, checksums=0), "alone"),
+        "inproc_16k": compared(measure("inproc", file, rounds=ROUNDS, page_size=16384), "alone"),
+        "socket": compared(over_socket(file), "alone"),
+    }
+
+
+def over_socket(file: Path) -> Facts:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name) / "run"
+        start = [str(ZCACHED), "run", "--dir", str(directory), "--detach"]
+        subprocess.run(start, stdout=subprocess.DEVNULL, check=True, timeout=30)
+        try:
+            create = b"set pools/create name=bench kind=persistent\nset pools/bench/params/zv_max_mean_zsize 100%\n"
+            subprocess.run(
+                [ZCACHED, "bridge", "control", "--dir", directory],
+                input=create,
+                stdout=subprocess.DEVNULL,
+                check=True,
+                timeout=30,
+            )
+            return measure("socket", file, dir=directory, pool="bench", rounds=ROUNDS, most=SOCKET_PAGES)
+        finally:
+            pid = int((directory / "zcached.lock").read_text())
+            subprocess.run(["kill", str(pid)], check=True)
+
+
+def used(file: Path, allocator: str) -> Facts:
+    say(f"used_bytes, {allocator}")
+    sizes = (4096, 16384)
+    return {str(size): measure("used", file, allocator=allocator, page_size=size) for size in sizes}
+
+
+def scale(file: Path, allocator: str) -> Facts:
+    available = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable")
+    )
+    many = min(MANY, int(available * 0.8) // BYTES_A_PAGE)
+    say(f"put and get with {FEW} and with {many} pages stored, {allocator}")
+    facts = measure("scale", file, allocator=allocator, few=FEW, many=many, rounds=ROUNDS)
+    ratios = {f"{op}_ratio": ratio(facts[f"many_{op}_ns"], facts[f"few_{op}_ns"]) for op in ("put", "get")}
+    return medians(facts) | ratios
+
+
+def machine() -> str:
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    return f"{cpu}, Linux {platform.release().split('-')[0]}, {platform.machine()}"

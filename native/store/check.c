@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Does the store hold together? Every entry against its zpage, every count against what it counts. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/base.h"
+#include "store/entry.h"
+
+struct walk {
+    zc_pool *pool;
+    struct zc_shard *shard;
+    struct zc_text *why;
+    struct zc_pool_stats found;
+    uint64_t codec_zpages[ZC_POOL_CODECS];
+    uint64_t dist[ZC_DIST_BUCKETS];
+};
+
+static bool check_entry(void *arg, uint32_t number, const struct zc_entry *entry)
+{
+    struct walk *walk = arg;
+    zc_pool *pool = walk->pool;
+
+    if (entry->kind == ZC_ENTRY_FILL) {
+        walk->found.same_filled++;
+        return true;
+    }
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
+    uint32_t high = number << ZC_SHARD_BITS | (uint32_t)(walk->shard - pool->shards);
+    if (zc_owner_get(zpage.head) != ((uint64_t)high << 32 | entry->index)) {
+        zc_text_add(walk->why, "index %u: its zpage has another owner", entry->index);
+        return false;
+    }
+    if (entry->is_checked && zc_checksum(zpage.bytes, entry->size) != zpage.head->checksum) {
+        zc_text_add(walk->why, "index %u: its zpage is damaged", entry->index);
+        return false;
+    }
+    if (entry->kind == ZC_ENTRY_RAW) {
+        walk->found.raw_pages++;
+        return true;
+    }
+    if (entry->codec >= ZC_POOL_CODECS || !zc_codecs_at(&pool->codecs, entry->codec)) {
+        zc_text_add(walk->why, "index %u: its codec %u is not there", entry->index, entry->codec);
+        return false;
+    }
+    walk->found.zpages++;
+    walk->found.zbytes += entry->size;
+    walk->codec_zpages[entry->codec]++;
+    walk->dist[zc_dist_bucket(pool, entry->size)]++;
+    return true;
+}
+
+static const char *check_counters(const struct walk *walk)
+{
+    const struct zc_shard *shard = walk->shard;
+    const struct zc_pool_stats *stats = &shard->stats;
+    uint64_t refused = 0;
+
+    for (int i = 0; i < ZC_REFUSALS; i++)
+        refused += stats->refused[i];
+    if (stats->puts != stats->stored_puts + refused)
+        return "puts is not stored_puts and the refusals";
+    if (stats->zpages != walk->found.zpages || shard->zpages != walk->found.zpages)
+        return "zpages is not what the index has";
+    if (stats->zbytes != walk->found.zbytes || shard->zbytes != walk->found.zbytes)
+        return "zbytes is not what the index has";
+    if (stats->same_filled != walk->found.same_filled || stats->raw_pages != walk->found.raw_pages)
+        return "same_filled or raw_pages is not what the index has";
+    if (memcmp(shard->curr_dist, walk->dist, sizeof(walk->dist)) != 0)
+        return "zv_curr_dist_counts is not what the index has";
+    for (size_t i = 0; i < ZC_POOL_CODECS; i++) {
+        if (shard->codec_zpages[i] != walk->codec_zpages[i])
+            return "a codec's zpages are not what the index has";
+    }
+    return shard->index_bytes == shard->index.bytes ? NULL : "the index's bytes are not accounted";
+}
+
+static int check_shard(struct walk *walk)
+{
+    const char *wrong = zc_index_check(&walk->shard->index);
+
+    if (!wrong && !zc_index_walk(&walk->shard->index, check_entry, walk))
+        return -EUCLEAN;
+    if (!wrong)
+        wrong = check_counters(walk);
+    if (!wrong)
+        return 0;
+    zc_text_add(walk->why, "%s", wrong);
+    return -EUCLEAN;
+}
+
+static int check_pool(zc_pool *pool, struct zc_text *why)
+{
+    int error = 0;
+
+    zc_text_add(why, "pool %s: ", pool->name);
+    for (size_t i = 0; !error && i < ZC_SHARDS; i++) {
+        struct walk walk = {.pool = pool, .shard = &pool->shards[i], .why = why};
+
+        pthread_mutex_lock(&walk.shard->lock);
+        error = check_shard(&walk);
+        pthread_mutex_unlock(&walk.shard->lock);
+    }
+    return error ? error : pool->alloc_ops->check(pool->alloc, why);
+}
+
+/* A pool at a time, the store going on meanwhile. */
+int zc_store_check(zc_store *store, char *why, size_t size)
+{
+    uint32_t id = 0, top;
+    int error = 0;
+
+    pthread_mutex_lock(&store->pools_lock);
+    top = store->next_id;
+    pthread_mutex_unlock(&store->pools_lock);
+    while (!error && ++id < top) {
+        struct zc_text text = {0};
+        zc_pool *pool;
+        if (zc_pool_by_id(store, id, &pool) != 0)
+            continue;
+        error = check_pool(pool, &text);
+        error = error ? error : text.error;
+        if (error)
+            snprintf(why, size, "%s", text.data ? text.data : "out of memory");
+        zc_text_free(&text);
+        zc_pool_release(pool);
+    }
+    return error;
+}
+
+int zc_debug_damage(zc_pool *pool, uint64_t object, uint32_t index)
+{
+    struct zc_shard *shard = zc_shard_of(pool, object, index);
+    int error = -ENOENT;
+
+    pthread_mutex_lock(&shard->lock);
+    const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
+    if (entry && zc_entry_has_zpage(entry)) {
+        char *bytes = pool->alloc_ops->map(pool->alloc, entry->word).bytes;
+        bytes[entry->size / 2] ^= 1;
+        error = 0;
+    }
+    pthread_mutex_unlock(&shard->lock);
+    return error;
+}

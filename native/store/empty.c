@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Emptying frames: the sparsest, by moving their zpages to others (compaction), and the coldest, by
+ * dropping them or handing them on (reclaim).
+ *
+ * The allocator isolates a frame or zspage and says whose its zpages are. Each zpage is dealt with by
+ * itself, under the lock of the shard that has its entry, which alone knows whether it still is there:
+ * no lock is held for longer than one zpage takes.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/base.h"
+#include "store/entry.h"
+
+#define ASK_AFTER 256u /* zpages freed, then the allocator is asked whether it is sparse */
+#define MISSES_MAX \
+    64u /* frames isolated one after another for nothing, as others hold on to them */
+
+struct sums {
+    size_t frames, zpages;
+};
+
+/* The shard only lends its lock and counters. */
+static void count(zc_pool *pool, uint64_t *frames, uint64_t *zpages, const struct sums *sums)
+{
+    pthread_mutex_lock(&pool->shards[0].lock);
+    *frames += sums->frames;
+    *zpages += sums->zpages;
+    pthread_mutex_unlock(&pool->shards[0].lock);
+}
+
+/* ---- compaction ---- */
+
+/* False: the zpage has no place to go. */
+static bool move_zpage(zc_pool *pool, zc_handle handle, uint64_t owner, struct sums *sums)
+{
+    struct zc_shard *shard;
+    uint64_t object;
+    struct zc_entry *entry = zc_entry_lock(pool, owner, handle, &shard, &object);
+    if (!entry)
+        return true; /* its owner lets it go anyway, or does not have it yet */
+
+    zc_handle moved = pool->alloc_ops->move(pool->alloc, handle);
+    if (moved)
+        entry->word = moved;
+    pthread_mutex_unlock(&shard->lock);
+    if (!moved)
+        return false;
+    pool->alloc_ops->free(pool->alloc, handle);
+    sums->zpages++;
+    return true;
+}
+
+/* Empties one frame or zspage. False: there is none worth it. */
+static bool compact_one(zc_pool *pool, struct sums *sums)
+{
+    uint32_t isolated = pool->alloc_ops->isolate(pool->alloc, ZC_ISOLATE_SPARSEST);
+    zc_handle at = 0;
+    uint64_t owner;
+
+    if (!isolated)
+        return false;
+    while (pool->alloc_ops->next(pool->alloc, isolated, at, &at, &owner)) {
+        if (!move_zpage(pool, at, owner, sums))
+            break;
+    }
+    sums->frames += pool->alloc_ops->release(pool->alloc, isolated);
+    return true;
+}
+
+/* compact_lock is held, so that two do not move zpages to and fro. */
+static int64_t compact(zc_pool *pool, size_t most)
+{
+    struct sums sums = {0};
+
+    for (size_t i = 0, misses = 0; i < most && misses < MISSES_MAX; i++) {
+        size_t before = sums.frames;
+        if (!compact_one(pool, &sums))
+            break;
+        misses = sums.frames > before ? 0 : misses + 1;
+    }
+    count(pool, &pool->shards[0].stats.compacted_frames, &pool->shards[0].stats.compacted_zpages,
+          &sums);
+    return (int64_t)sums.frames;
+}
+
+int64_t zc_pool_compact(zc_pool *pool)
+{
+    if (pool->dead)
+        return -ENOENT;
+
+    pthread_mutex_lock(&pool->compact_lock);
+    int64_t frames = compact(pool, SIZE_MAX);
+    pthread_mutex_unlock(&pool->compact_lock);
+    return frames;
+}
+
+void zc_pool_freed(zc_pool *pool, size_t zpages)
+{
+    if (zpages == 0)
+        return;
+
+    size_t freed = atomic_fetch_add_explicit(&pool->freed, zpages, memory_order_relaxed) + zpages;
+    if (freed < ASK_AFTER || !zc_param(pool, ZC_PARAM_COMPACT_AUTO) || pool->dead)
+        return;
+    if (pthread_mutex_trylock(&pool->compact_lock) != 0)
+        return; /* somebody is at it */
+    atomic_store_explicit(&pool->freed, 0, memory_order_relaxed);
+    if (pool->alloc_ops->is_sparse(pool->alloc))
+        compact(pool, freed); /* in proportion: whoever frees pays for it as it goes */
+    pthread_mutex_unlock(&pool->compact_lock);
+}
+
+/* ---- reclaim ---- */
+
+struct reclaim {
+    zc_pool *pool;
+    zc_evict *evict;
+    void *arg;
+    void *page; /* room for one */
+    struct zc_reader reader;
+    struct sums sums;
+};
+
+/* Offers a persistent page. Its entry may change meanwhile, so no lock is held. */
+static bool offer(struct reclaim *reclaim, zc_handle handle, uint64_t owner)
+{
+    struct zc_shard *shard;
+    struct zc_key key;
+    struct zc_entry *entry = zc_entry_lock(reclaim->pool, owner, handle, &shard, &key.object);
+    if (!entry)
+        return false;
+
+    key.index = entry->index;
+    int error = zc_entry_load(&reclaim->reader, entry, reclaim->page);
+    pthread_mutex_unlock(&shard->lock);
+    return !error && reclaim->evict(reclaim->arg, &key, reclaim->page) == 0;
+}
+
+/* False: it has to stay. */
+static bool drop_zpage(struct reclaim *reclaim, zc_handle handle, uint64_t owner)
+{
+    zc_pool *pool = reclaim->pool;
+    struct zc_shard *shard;
+    uint64_t object;
+
+    if (pool->kind == ZC_PERSISTENT && !offer(reclaim, handle, owner))
+        return false;
+    struct zc_entry *entry = zc_entry_lock(pool, owner, handle, &shard, &object);
+    if (!entry)
+        return false;
+    struct zc_entry gone = zc_entry_take_out(pool, shard, object, entry);
+    pthread_mutex_unlock(&shard->lock);
+    zc_entry_release(pool, &gone);
+    reclaim->sums.zpages++;
+    return true;
+}
+
+/* Frames freed; -1: there is none to be had. What has to stay counts as young from now on, so that the
+ * next one is another. */
+static int64_t reclaim_one(struct reclaim *reclaim)
+{
+    const struct zc_alloc_ops *ops = reclaim->pool->alloc_ops;
+    void *alloc = reclaim->pool->alloc;
+    uint32_t isolated = ops->isolate(alloc, ZC_ISOLATE_COLDEST);
+    zc_handle at = 0;
+    uint64_t owner;
+
+    if (!isolated)
+        return -1;
+    while (ops->next(alloc, isolated, at, &at, &owner)) {
+        if (!drop_zpage(reclaim, at, owner))
+            ops->touch(alloc, at, zc_pool_tick(reclaim->pool));
+    }
+    return (int64_t)ops->release(alloc, isolated);
+}
+
+int zc_pool_reclaim(zc_pool *pool, size_t frames, zc_evict *evict, void *arg,
+                    struct zc_reclaimed *out)
+{
+    struct reclaim reclaim = {.pool = pool, .evict = evict, .arg = arg, .reader = {.pool = pool}};
+    struct zc_alloc_stats stats;
+
+    *out = (struct zc_reclaimed){0};
+    if (pool->dead)
+        return -ENOENT;
+    if (pool->kind == ZC_PERSISTENT && !evict)
+        return 0;
+    reclaim.page = malloc(pool->store->page_size);
+    if (!reclaim.page)
+        return -ENOMEM;
+
+    /* Once each was tried, those that stay are all there is. */
+    pool->alloc_ops->get_stats(pool->alloc, &stats);
+    for (size_t tries = stats.frames; tries > 0 && reclaim.sums.frames < frames; tries--) {
+        int64_t freed = reclaim_one(&reclaim);
+        if (freed < 0)
+            break;
+        reclaim.sums.frames += (size_t)freed;
+    }
+    zc_reader_end(&reclaim.reader);
+    free(reclaim.page);
+    count(pool, &pool->shards[0].stats.reclaimed_frames, &pool->shards[0].stats.reclaimed_zpages,
+          &reclaim.sums);
+    out->frames = reclaim.sums.frames;
+    out->zpages = reclaim.sums.zpages;
+    return 0;
+}

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* get. A zpage is read under its shard's lock, which keeps it from being freed and moved. */
+#include <errno.h>
+
+#include "base/base.h"
+#include "store/entry.h"
+
+#define CACHE_LINE 64u       /* bytes */
+#define PREFETCH_MAX 4096u   /* bytes: more would drive out what is needed first */
+#define CACHED_ENTRIES 4096u /* of a shard: so many are in the cache anyway */
+#define AHEAD 8u   /* keys whose shards are remembered, a power of two; one more than looked at */
+#define RUN_MAX 8u /* pages got under one lock */
+
+/* A batch of gets on its way. */
+struct gets {
+    zc_pool *pool;
+    const struct zc_key *keys;
+    size_t count;
+    unsigned flags;
+    uint32_t stamp;
+    struct zc_reader reader;
+    struct zc_shard *shards[AHEAD]; /* of key i: at i % AHEAD */
+    struct zc_shard *locked;        /* NULL: none */
+};
+
+static void lock(struct gets *gets, struct zc_shard *shard)
+{
+    pthread_mutex_lock(&shard->lock);
+    gets->locked = shard;
+}
+
+static void unlock(struct gets *gets)
+{
+    if (gets->locked)
+        pthread_mutex_unlock(&gets->locked->lock);
+    gets->locked = NULL;
+}
+
+static int get_one(struct gets *gets, size_t i, void *page)
+{
+    zc_pool *pool = gets->pool;
+    const struct zc_key *key = &gets->keys[i];
+    struct zc_shard *shard = gets->locked;
+    struct zc_entry *entry = zc_index_find(&shard->index, key->object, key->index);
+
+    shard->stats.gets++;
+    if (!entry)
+        return -ENOENT;
+    int error = zc_entry_load(&gets->reader, entry, page);
+    shard->stats.damaged += error == -EIO;
+    if (error)
+        return error;
+
+    shard->stats.gets_found++;
+    if (!(gets->flags & ZC_GET_PEEK) && zc_param(pool, ZC_PARAM_EXCLUSIVE_GETS)) {
+        struct zc_entry gone = zc_entry_take_out(pool, shard, key->object, entry);
+        unlock(gets);
+        zc_pool_freed(pool, zc_entry_release(pool, &gone));
+    } else if (!(gets->flags & ZC_GET_PEEK) && zc_entry_has_zpage(entry)) {
+        pool->alloc_ops->touch(pool->alloc, entry->word, gets->stamp);
+    }
+    return 0;
+}
+
+static void prefetch_to_read(const char *at, size_t size)
+{
+    for (const char *end = at + zc_min(size, PREFETCH_MAX); at < end; at += CACHE_LINE)
+        __builtin_prefetch(at, 0);
+}
+
+/* The steps towards a page's bytes, each step's memory being the next one's address. */
+enum step { LEAF = 4, ENTRY = 3, RECORD = 2, BYTES = 1 };
+
+static void take_step(zc_pool *pool, struct zc_shard *shard, const struct zc_key *key,
+                      enum step step)
+{
+    if (step == LEAF || step == ENTRY) {
+        (step == LEAF ? zc_index_prefetch_leaf : zc_index_prefetch_entry)(&shard->index,
+                                                                          key->object, key->index);
+        return;
+    }
+    const struct zc_entry *entry = zc_index_find(&shard->index, key->object, key->index);
+    if (!entry || !zc_entry_has_zpage(entry))
+        return;
+    if (step == RECORD)
+        pool->alloc_ops->prefetch(pool->alloc, entry->word);
+    else
+        prefetch_to_read(pool->alloc_ops->map(pool->alloc, entry->word).bytes, entry->size);
+}
+
+/* So many keys further on a page will be asked for. Nobody holds two shards' locks, so while another
+ * is held its shard is left alone. */
+static void look_ahead(struct gets *gets, size_t i, enum step step)
+{
+    if (i + step >= gets->count)
+        return;
+    struct zc_shard *shard = gets->shards[(i + step) % AHEAD];
+    bool is_large = atomic_load_explicit(&shard->zpages, memory_order_relaxed) >= CACHED_ENTRIES;
+    if (step != BYTES && !is_large)
+        return;
+
+    if (!gets->locked) {
+        pthread_mutex_lock(&shard->lock);
+        take_step(gets->pool, shard, &gets->keys[i + step], step);
+        pthread_mutex_unlock(&shard->lock);
+    } else if (gets->locked == shard) {
+        take_step(gets->pool, shard, &gets->keys[i + step], step);
+    }
+}
+
+static struct zc_shard *shard_at(const struct gets *gets, size_t i)
+{
+    return zc_shard_of(gets->pool, gets->keys[i].object, gets->keys[i].index);
+}
+
+static void get_all(struct gets *gets, void *const *pages, int32_t *results)
+{
+    for (size_t i = 0; i < zc_min(LEAF, gets->count); i++)
+        gets->shards[i] = shard_at(gets, i);
+
+    for (size_t i = 0, run = 0; i < gets->count; i++, run++) {
+        if (i + LEAF < gets->count)
+            gets->shards[(i + LEAF) % AHEAD] = shard_at(gets, i + LEAF);
+        struct zc_shard *shard = gets->shards[i % AHEAD];
+        if (gets->locked != shard || run == RUN_MAX) {
+            unlock(gets);
+            run = 0;
+        }
+        for (enum step step = LEAF; step >= BYTES; step--)
+            look_ahead(gets, i, step);
+        if (!gets->locked)
+            lock(gets, shard);
+        results[i] = get_one(gets, i, pages[i]);
+        if (i + 1 < gets->count && gets->shards[(i + 1) % AHEAD] != shard)
+            unlock(gets);
+    }
+    unlock(gets);
+    zc_reader_end(&gets->reader);
+}
+
+int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, size_t count,
+                 unsigned flags, int32_t *results)
+{
+    struct gets gets = {
+        .pool = pool,
+        .keys = keys,
+        .count = count,
+        .flags = flags,
+        .stamp = zc_pool_tick(pool),
+        .reader = {.pool = pool},
+    };
+
+    get_all(&gets, pages, results);
+    return pool->dead ? -ENOENT : 0;
+}
+
+int zc_get(zc_pool *pool, uint64_t object, uint32_t index, void *page, unsigned flags)
+{
+    struct zc_key key = {.object = object, .index = index};
+    int32_t result;
+
+    zc_get_batch(pool, &key, &page, 1, flags, &result);
+    return result;
+}

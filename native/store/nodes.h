@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the tables of nodes share. */
+#ifndef ZC_STORE_NODES_H
+#define ZC_STORE_NODES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/node.h"
+
+extern const struct zc_node zc_pools_nodes[], zc_each_pool;
+extern const struct zc_node zc_dictionaries_nodes[], zc_each_dictionary;
+extern const struct zc_node zc_allocators_nodes[];
+
+int zc_list_pools(void *store, int (*emit)(void *arg, const char *name), void *arg);
+void *zc_lookup_pool(void *store, const char *name);
+int zc_list_dictionaries(void *store, int (*emit)(void *arg, const char *name), void *arg);
+void *zc_lookup_dictionary(void *store, const char *name);
+
+/* A decimal number at the beginning of `value`; what follows is at *end. */
+bool zc_parse_number(const char *value, uint64_t *out, const char **end);
+/* "NODE: 'VALUE' is not a value; allowed: …". Returns `error`. */
+int zc_node_complain(struct zc_text *why, int error, const char *value, const struct zc_node *node,
+                     const char *allowed);
+void zc_show_u64(struct zc_text *out, uint64_t value);
+
+/* Shows the uint64_t at offset node->arg of a structure. */
+int zc_show_field(void *view, const struct zc_node *node, struct zc_text *out);
+
+#define COUNTER(struct_, field_, type_, unit_, meaning_) \
+    {.name = #field_,                                    \
+     .type = type_,                                      \
+     .unit = unit_,                                      \
+     .range = "",                                        \
+     .deflt = "",                                        \
+     .meaning = meaning_,                                \
+     .arg = offsetof(struct struct_, field_),            \
+     .show = zc_show_field}
+
+#endif

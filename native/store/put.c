@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* put: is a page to be kept, and where? */
+#include <errno.h>
+#include <string.h>
+
+#include "base/base.h"
+#include "store/entry.h"
+
+#define CACHE_LINE 64u     /* bytes */
+#define PREFETCH_MAX 4096u /* bytes: more would drive out what is needed first */
+
+static bool same_filled(const void *page, size_t page_size, uint64_t *word)
+{
+    const char *bytes = page;
+    uint64_t first, last;
+
+    memcpy(&first, bytes, sizeof(first));
+    memcpy(&last, bytes + page_size - sizeof(last), sizeof(last));
+    /* A page equals itself moved by a word if and only if all its words are equal. */
+    if (first != last || memcmp(bytes, bytes + sizeof(first), page_size - sizeof(first)) != 0)
+        return false;
+    *word = first;
+    return true;
+}
+
+/* May the store, and the pool, take another frame? */
+static enum zc_refusal admit_memory(zc_pool *pool)
+{
+    zc_store *store = pool->store;
+    struct zc_frames_stats frames;
+    struct zc_alloc_stats mine;
+
+    if (!zc_frames_have_room(store->frames))
+        return ZC_POLICY_PERCENT_EXCEEDED;
+    zc_frames_get_stats(store->frames, &frames);
+
+    /* Asking the allocator costs a lock: only where all pools together are over the share. */
+    uint64_t share = store->memory.total / 100 * zc_param(pool, ZC_PARAM_POLICY_PERCENT);
+    if (frames.taken * store->page_size >= share) {
+        pool->alloc_ops->get_stats(pool->alloc, &mine);
+        if (mine.frames * store->page_size >= share)
+            return ZC_POLICY_PERCENT_EXCEEDED;
+    }
+    if (zc_memory_low(&store->memory, frames.taken * store->page_size))
+        return ZC_LOW_MEMORY;
+    return ZC_STORED;
+}
+
+static enum zc_refusal admit_size(zc_pool *pool, size_t size)
+{
+    if (size > zc_param(pool, ZC_PARAM_MAX_ZSIZE) || size > pool->store->page_size)
+        return ZC_COMPRESS_POOR;
+
+    uint64_t max_mean = zc_param(pool, ZC_PARAM_MAX_MEAN_ZSIZE);
+    if (size <= max_mean)
+        return ZC_STORED;
+    uint64_t zpages = 0, zbytes = 0;
+    for (size_t i = 0; i < ZC_SHARDS; i++) {
+        zpages += atomic_load_explicit(&pool->shards[i].zpages, memory_order_relaxed);
+        zbytes += atomic_load_explicit(&pool->shards[i].zbytes, memory_order_relaxed);
+    }
+    return zpages && zbytes > max_mean * zpages ? ZC_MEAN_COMPRESS_POOR : ZC_STORED;
+}
+
+/* A put on its way. */
+struct put {
+    const struct zc_key *key;
+    const void *page;
+    char *zpage; /* room for it */
+    size_t size; /* bytes that the page compressed to; 0: not compressed */
+    enum zc_refusal refusal;
+    struct zc_entry made; /* in no index yet */
+    const void *from;     /* bytes that are yet to be copied into the allocator's; NULL: none */
+    uint32_t checksum;    /* of them, if made.is_checked */
+    uint32_t stamp;
+};
+
+/* Memory that is written soon: a cold cache line costs as much as 100 compressed bytes. */
+static void prefetch_to_write(const char *at, size_t size)
+{
+    for (const char *end = at + zc_min(size, PREFETCH_MAX); at < end; at += CACHE_LINE)
+        __builtin_prefetch(at, 1);
+}
+
+static enum zc_refusal place(zc_pool *pool, const void *bytes, size_t size, struct put *put)
+{
+    zc_handle handle = pool->alloc_ops->malloc(pool->alloc, size, put->stamp);
+    if (!handle)
+        return ZC_FAILED_GETFREEPAGES;
+
+    put->made.word = handle;
+    put->made.size = (uint32_t)size & 0x1fffff;
+    put->from = bytes;
+    prefetch_to_write(pool->alloc_ops->map(pool->alloc, handle).bytes, size);
+    return ZC_STORED;
+}
+
+static void take_checksum(zc_pool *pool, struct put *put, const void *bytes)
+{
+    put->made.is_checked = zc_param(pool, ZC_PARAM_CHECKSUMS) != 0;
+    if (put->made.is_checked)
+        put->checksum = zc_checksum(bytes, put->size);
+}
+
+/* The first stage of a put: what does not depend on the pages put before. */
+static void put_compress(zc_pool *pool, struct zc_compressor *compressor, struct put *put)
+{
+    size_t page_size = pool->store->page_size;
+    uint64_t gate = zc_param(pool, ZC_PARAM_ENTROPY_GATE);
+
+    put->made.kind = ZC_ENTRY_FILL;
+    if (same_filled(put->page, page_size, &put->made.word))
+        return;
+    put->refusal = admit_memory(pool);
+    if (put->refusal)
+        return;
+    if (gate && zc_entropy(put->page, page_size) > gate) {
+        put->refusal = ZC_ENTROPY_REJECTED;
+        return;
+    }
+    put->made.kind = ZC_ENTRY_ZPAGE;
+    put->made.codec = compressor->number & 0xff;
+    put->size = zc_compress(compressor->codec, compressor->state, put->page, put->zpage);
+    take_checksum(pool, put, put->zpage);
+}
+
+/* A page that is not worth compressing, for a pool that keeps those as they are. */
+static void place_raw(zc_pool *pool, struct put *put)
+{
+    put->made.kind = ZC_ENTRY_RAW;
+    put->made.codec = 0;
+    put->size = pool->store->page_size;
+    put->refusal = place(pool, put->page, put->size, put);
+    take_checksum(pool, put, put->page);
+}
+
+/* The second: is it to be kept, and where? */
+static void put_place(zc_pool *pool, struct put *put)
+{
+    if (put->size)
+        put->refusal = admit_size(pool, put->size);
+    if (put->size && !put->refusal)
+        put->refusal = place(pool, put->zpage, put->size, put);
+    else if ((put->size || put->refusal == ZC_ENTROPY_REJECTED) &&
+             zc_param(pool, ZC_PARAM_KEEP_REJECTED))
+        place_raw(pool, put);
+}
+
+/* The refusal as the pool's counters and index see it: an older page under the key is gone. */
+static int refuse(zc_pool *pool, struct zc_shard *shard, const struct zc_key *key,
+                  enum zc_refusal refusal)
+{
+    struct zc_entry old = {0};
+
+    pthread_mutex_lock(&shard->lock);
+    if (pool->dead) {
+        pthread_mutex_unlock(&shard->lock);
+        return -ENOENT;
+    }
+    struct zc_entry *entry = zc_index_find(&shard->index, key->object, key->index);
+    if (entry) {
+        old = zc_entry_take_out(pool, shard, key->object, entry);
+        shard->stats.put_to_flush++;
+    }
+    shard->stats.puts++;
+    shard->stats.refused[refusal]++;
+    pthread_mutex_unlock(&shard->lock);
+
+    zc_entry_release(pool, &old);
+    return (int)refusal;
+}
+
+/* The zpage to its place. Returns what its owner is to be written to; NULL: there is no zpage. */
+static struct zc_zhead *write_zpage(zc_pool *pool, const struct put *put)
+{
+    if (!put->from)
+        return NULL;
+
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, put->made.word);
+    memcpy(zpage.bytes, put->from, put->made.size);
+    zpage.head->checksum = put->checksum;
+    return zpage.head;
+}
+
+/* The last: the page is in its place, then in the index. */
+static int put_finish(zc_pool *pool, const struct put *put)
+{
+    const struct zc_key *key = put->key;
+    struct zc_shard *shard = zc_shard_of(pool, key->object, key->index);
+    struct zc_entry made = put->made, old = {0};
+
+    if (put->refusal)
+        return refuse(pool, shard, key, put->refusal);
+    struct zc_zhead *head = write_zpage(pool, put);
+
+    pthread_mutex_lock(&shard->lock);
+    if (pool->dead) {
+        pthread_mutex_unlock(&shard->lock);
+        zc_entry_release(pool, &made);
+        return -ENOENT;
+    }
+    struct zc_entry *entry = zc_index_find(&shard->index, key->object, key->index);
+    if (entry) {
+        old = *entry;
+        zc_entry_account(pool, shard, &old, -1);
+        shard->stats.dup_puts++;
+    } else {
+        entry = zc_index_insert(&shard->index, key->object, key->index);
+        zc_shard_count_bytes(pool, shard);
+    }
+    if (!entry) { /* no memory for the index; there is no older page */
+        pthread_mutex_unlock(&shard->lock);
+        zc_entry_release(pool, &made);
+        return refuse(pool, shard, key, ZC_FAILED_GETFREEPAGES);
+    }
+    made.index = key->index;
+    *entry = made;
+    if (head)
+        zc_owner_set(head, zc_entry_owner(pool, shard, key->object, key->index));
+    zc_entry_account(pool, shard, &made, 1);
+    if (made.kind == ZC_ENTRY_ZPAGE)
+        shard->cumul_dist[zc_dist_bucket(pool, made.size)]++;
+    shard->stats.kept_rejected += made.kind == ZC_ENTRY_RAW;
+    shard->stats.puts++;
+    shard->stats.stored_puts++;
+    pthread_mutex_unlock(&shard->lock);
+
+    zc_entry_release(pool, &old);
+    return ZC_STORED;
+}
+
+/* A page is compressed while the memory that the one before goes to comes into the cache; it is
+ * judged after that one is stored, as if they had come one by one. */
+static void put_all(zc_pool *pool, struct zc_compressor *compressor, const struct zc_key *keys,
+                    const void *const *pages, size_t count, int32_t *results, uint32_t *zsizes)
+{
+    uint32_t stamp = zc_pool_tick(pool);
+    struct put puts[2];
+
+    for (size_t i = 0; i < count; i++) {
+        struct put *put = &puts[i % 2], *before = &puts[(i + 1) % 2];
+        *put = (struct put){&keys[i], pages[i], .zpage = compressor->zpage[i % 2], .stamp = stamp};
+        put_compress(pool, compressor, put);
+        if (i > 0)
+            results[i - 1] = put_finish(pool, before);
+        put_place(pool, put);
+        if (zsizes)
+            zsizes[i] = (uint32_t)put->size;
+    }
+    if (count > 0)
+        results[count - 1] = put_finish(pool, &puts[(count - 1) % 2]);
+}
+
+int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pages, size_t count,
+                 int32_t *results, uint32_t *zsizes)
+{
+    struct zc_compressor *compressor = zc_compressor_take(pool);
+    if (!compressor)
+        return -ENOMEM;
+
+    put_all(pool, compressor, keys, pages, count, results, zsizes);
+    zc_compressor_give(pool, compressor);
+    return pool->dead ? -ENOENT : 0;
+}
+
+int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page, uint32_t *zsize)
+{
+    struct zc_key key = {.object = object, .index = index};
+    int32_t result = 0;
+    int error = zc_put_batch(pool, &key, &page, 1, &result, zsize);
+
+    return error ? error : result;
+}
