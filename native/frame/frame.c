@@ -284,7 +284,7 @@ static void *take_ready(struct zc_frames *frames, size_t count)
     return frame_at(frames, run_of(frames, ready), first);
 }
 
-/* Gives the memory of frames back to the OS. */
+/* Gives the memory of frames, which are in no stock, back to the OS; the lock is given up meanwhile. */
 static void give_back(struct zc_frames *frames, struct run *run, size_t first, size_t count)
 {
     char *addr = frame_at(frames, run, first);
@@ -296,7 +296,9 @@ static void give_back(struct zc_frames *frames, struct run *run, size_t first, s
                 MADV_DONTNEED);
         run->is_huge = false;
     }
+    pthread_mutex_unlock(&frames->lock);
     madvise(addr, count * frames->page_size, MADV_DONTNEED);
+    pthread_mutex_lock(&frames->lock);
 }
 
 /* Gives ready frames back to the OS until at most `keep` are left, the shortest extents first. */
@@ -429,14 +431,14 @@ static bool refill(struct zc_frames *frames, size_t count)
 /* Within the budget, at the cost of the reserve if need be. */
 static bool make_room(struct zc_frames *frames, size_t count)
 {
-    size_t used = used_bytes(frames) + frames->head_bytes + HEADROOM + count * frames->page_size;
-    if (used <= frames->budget)
-        return true;
+    size_t more = frames->head_bytes + HEADROOM + count * frames->page_size, used;
 
-    size_t excess = zc_div_up(used - frames->budget, frames->page_size);
-    if (excess > frames->ready)
-        return false;
-    drain(frames, frames->ready - excess);
+    while ((used = used_bytes(frames) + more) > frames->budget) {
+        size_t excess = zc_div_up(used - frames->budget, frames->page_size);
+        if (excess > frames->ready)
+            return false;
+        drain(frames, frames->ready - excess);
+    }
     return true;
 }
 
