@@ -6,7 +6,7 @@
 #include "store/entry.h"
 
 #define CACHE_LINE 64u       /* bytes */
-#define PREFETCH_MAX 4096u   /* bytes: more would drive out what is needed first */
+#define PREFETCH_MAX 256u    /* bytes: what comes after is prefetched by the processor itself */
 #define CACHED_ENTRIES 4096u /* of a shard: so many are in the cache anyway */
 #define AHEAD 8u   /* keys whose shards are remembered, a power of two; one more than looked at */
 #define RUN_MAX 8u /* pages got under one lock */
@@ -21,6 +21,7 @@ struct gets {
     struct zc_reader reader;
     struct zc_shard *shards[AHEAD]; /* of key i: at i % AHEAD */
     struct zc_shard *locked;        /* NULL: none */
+    struct zc_entry *entry, *next;  /* of this page, and of the next; NULL: not looked for */
 };
 
 static void lock(struct gets *gets, struct zc_shard *shard)
@@ -34,6 +35,7 @@ static void unlock(struct gets *gets)
     if (gets->locked)
         pthread_mutex_unlock(&gets->locked->lock);
     gets->locked = NULL;
+    gets->entry = gets->next = NULL;
 }
 
 static int get_one(struct gets *gets, size_t i, void *page)
@@ -41,7 +43,8 @@ static int get_one(struct gets *gets, size_t i, void *page)
     zc_pool *pool = gets->pool;
     const struct zc_key *key = &gets->keys[i];
     struct zc_shard *shard = gets->locked;
-    struct zc_entry *entry = zc_index_find(&shard->index, key->object, key->index);
+    struct zc_entry *entry =
+        gets->entry ? gets->entry : zc_index_find(&shard->index, key->object, key->index);
 
     shard->stats.gets++;
     if (!entry)
@@ -71,15 +74,19 @@ static void prefetch_to_read(const char *at, size_t size)
 /* The steps towards a page's bytes, each step's memory being the next one's address. */
 enum step { LEAF = 4, ENTRY = 3, RECORD = 2, BYTES = 1 };
 
-static void take_step(zc_pool *pool, struct zc_shard *shard, const struct zc_key *key,
+static void take_step(struct gets *gets, struct zc_shard *shard, const struct zc_key *key,
                       enum step step)
 {
+    zc_pool *pool = gets->pool;
+
     if (step == LEAF || step == ENTRY) {
         (step == LEAF ? zc_index_prefetch_leaf : zc_index_prefetch_entry)(&shard->index,
                                                                           key->object, key->index);
         return;
     }
-    const struct zc_entry *entry = zc_index_find(&shard->index, key->object, key->index);
+    struct zc_entry *entry = zc_index_find(&shard->index, key->object, key->index);
+    if (step == BYTES && gets->locked)
+        gets->next = entry; /* stays where it is while the lock is held */
     if (!entry || !zc_entry_has_zpage(entry))
         return;
     if (step == RECORD)
@@ -101,10 +108,10 @@ static void look_ahead(struct gets *gets, size_t i, enum step step)
 
     if (!gets->locked) {
         pthread_mutex_lock(&shard->lock);
-        take_step(gets->pool, shard, &gets->keys[i + step], step);
+        take_step(gets, shard, &gets->keys[i + step], step);
         pthread_mutex_unlock(&shard->lock);
     } else if (gets->locked == shard) {
-        take_step(gets->pool, shard, &gets->keys[i + step], step);
+        take_step(gets, shard, &gets->keys[i + step], step);
     }
 }
 
@@ -122,6 +129,8 @@ static void get_all(struct gets *gets, void *const *pages, int32_t *results)
         if (i + LEAF < gets->count)
             gets->shards[(i + LEAF) % AHEAD] = shard_at(gets, i + LEAF);
         struct zc_shard *shard = gets->shards[i % AHEAD];
+        gets->entry = gets->next;
+        gets->next = NULL;
         if (gets->locked != shard || run == RUN_MAX) {
             unlock(gets);
             run = 0;
