@@ -8,7 +8,7 @@
  * share an extent has a frame of its own, and its zhead in the zspage's record: it is huge.
  *
  * A zspage is filled from its front on. Frames are taken for it when all slots that lie wholly in
- * those before are used, a 32nd of its class's frames at a time, so that a class of a few zpages
+ * those before are used, a 16th of its class's frames at a time, so that a class of a few zpages
  * does not cost a whole extent. Free slots are chained through their zheads.
  *
  * A zspage waits in the list of its fullness, in eighths of its slots. A zpage goes into the fullest

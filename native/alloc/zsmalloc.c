@@ -4,7 +4,7 @@
 
 #include "alloc/zs.h"
 
-#define SHARE 32u        /* of a class's frames, that part is taken at a time */
+#define SHARE 16u        /* of a class's frames, that part is taken at a time */
 #define LENDER_SHARE 16u /* borrowed slots are larger by that part at most */
 #define WITH_ROOM ((1u << ZS_SHORT) - (1u << ZS_SPARSEST)) /* lists whose zspages have free slots */
 

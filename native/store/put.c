@@ -7,7 +7,7 @@
 #include "store/entry.h"
 
 #define CACHE_LINE 64u     /* bytes */
-#define PREFETCH_MAX 1024u /* bytes: what comes after is prefetched by the processor itself */
+#define PREFETCH_MAX 4096u /* bytes: more would drive out what is needed first */
 
 static bool same_filled(const void *page, size_t page_size, uint64_t *word)
 {
