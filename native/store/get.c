@@ -6,7 +6,8 @@
 #include "store/entry.h"
 
 #define CACHE_LINE 64u       /* bytes */
-#define PREFETCH_MAX 256u    /* bytes: what comes after is prefetched by the processor itself */
+#define PREFETCH_NEAR 256u   /* bytes: what comes after is prefetched by the processor itself */
+#define PREFETCH_FAR 4096u   /* the same in a shard too large for the cache */
 #define CACHED_ENTRIES 4096u /* of a shard: so many are in the cache anyway */
 #define AHEAD 8u   /* keys whose shards are remembered, a power of two; one more than looked at */
 #define RUN_MAX 8u /* pages got under one lock */
@@ -67,12 +68,17 @@ static int get_one(struct gets *gets, size_t i, void *page)
 
 static void prefetch_to_read(const char *at, size_t size)
 {
-    for (const char *end = at + zc_min(size, PREFETCH_MAX); at < end; at += CACHE_LINE)
+    for (const char *end = at + size; at < end; at += CACHE_LINE)
         __builtin_prefetch(at, 0);
 }
 
 /* The steps towards a page's bytes, each step's memory being the next one's address. */
 enum step { LEAF = 4, ENTRY = 3, RECORD = 2, BYTES = 1 };
+
+static bool is_large(const struct zc_shard *shard)
+{
+    return atomic_load_explicit(&shard->zpages, memory_order_relaxed) >= CACHED_ENTRIES;
+}
 
 static void take_step(struct gets *gets, struct zc_shard *shard, const struct zc_key *key,
                       enum step step)
@@ -92,7 +98,8 @@ static void take_step(struct gets *gets, struct zc_shard *shard, const struct zc
     if (step == RECORD)
         pool->alloc_ops->prefetch(pool->alloc, entry->word);
     else
-        prefetch_to_read(pool->alloc_ops->map(pool->alloc, entry->word).bytes, entry->size);
+        prefetch_to_read(pool->alloc_ops->map(pool->alloc, entry->word).bytes,
+                         zc_min(entry->size, is_large(shard) ? PREFETCH_FAR : PREFETCH_NEAR));
 }
 
 /* So many keys further on a page will be asked for. Nobody holds two shards' locks, so while another
@@ -102,8 +109,7 @@ static void look_ahead(struct gets *gets, size_t i, enum step step)
     if (i + step >= gets->count)
         return;
     struct zc_shard *shard = gets->shards[(i + step) % AHEAD];
-    bool is_large = atomic_load_explicit(&shard->zpages, memory_order_relaxed) >= CACHED_ENTRIES;
-    if (step != BYTES && !is_large)
+    if (step != BYTES && !is_large(shard))
         return;
 
     if (!gets->locked) {
