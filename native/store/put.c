@@ -82,6 +82,7 @@ static void prefetch_to_write(const char *at, size_t size)
         __builtin_prefetch(at, 1);
 }
 
+/* A place for the bytes; while its memory comes into the cache, their checksum. */
 static enum zc_refusal place(zc_pool *pool, const void *bytes, size_t size, struct put *put)
 {
     zc_handle handle = pool->alloc_ops->malloc(pool->alloc, size, put->stamp);
@@ -92,14 +93,10 @@ static enum zc_refusal place(zc_pool *pool, const void *bytes, size_t size, stru
     put->made.size = (uint32_t)size & 0x1fffff;
     put->from = bytes;
     prefetch_to_write(pool->alloc_ops->map(pool->alloc, handle).bytes, size);
-    return ZC_STORED;
-}
-
-static void take_checksum(zc_pool *pool, struct put *put, const void *bytes)
-{
     put->made.is_checked = zc_param(pool, ZC_PARAM_CHECKSUMS) != 0;
     if (put->made.is_checked)
-        put->checksum = zc_checksum(bytes, put->size);
+        put->checksum = zc_checksum(bytes, size);
+    return ZC_STORED;
 }
 
 /* The first stage of a put: what does not depend on the pages put before. */
@@ -121,7 +118,6 @@ static void put_compress(zc_pool *pool, struct zc_compressor *compressor, struct
     put->made.kind = ZC_ENTRY_ZPAGE;
     put->made.codec = compressor->number & 0xff;
     put->size = zc_compress(compressor->codec, compressor->state, put->page, put->zpage);
-    take_checksum(pool, put, put->zpage);
 }
 
 /* A page that is not worth compressing, for a pool that keeps those as they are. */
@@ -131,7 +127,6 @@ static void place_raw(zc_pool *pool, struct put *put)
     put->made.codec = 0;
     put->size = pool->store->page_size;
     put->refusal = place(pool, put->page, put->size, put);
-    take_checksum(pool, put, put->page);
 }
 
 /* The second: is it to be kept, and where? */
