@@ -4,25 +4,10 @@
 #include <stdio.h>
 
 #include "bench.h"
+#include "os_bytes.h"
 
 #define USED_BYTES (UINT64_C(96) << 20)
 #define STEP 1000u /* pages */
-
-static uint64_t os_bytes(void)
-{
-    char line[256];
-    uint64_t kb = 0, value;
-    FILE *file = fopen("/proc/self/smaps_rollup", "re");
-
-    while (file && fgets(line, sizeof(line), file)) {
-        if (sscanf(line, "Pss: %" SCNu64, &value) == 1 ||
-            sscanf(line, "SwapPss: %" SCNu64, &value) == 1)
-            kb += value;
-    }
-    if (file)
-        fclose(file);
-    return kb * 1024;
-}
 
 void used(const struct options *options)
 {

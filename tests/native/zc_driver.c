@@ -42,6 +42,7 @@
 #include <zcache/store.h>
 
 #include "base/base.h"
+#include "os_bytes.h"
 #include "store/pool.h"
 
 #define BATCH_MAX 64
@@ -251,19 +252,10 @@ static void do_dist(const struct driver *driver, zc_pool *pool)
 static void do_used(struct driver *driver)
 {
     struct zc_store_stats stats;
-    uint64_t kb = 0, value;
-    char line[LINE_SIZE];
-    FILE *file = fopen("/proc/self/smaps_rollup", "re");
+    uint64_t os = os_bytes();
 
-    while (file && fgets(line, sizeof(line), file)) {
-        if (sscanf(line, "Pss: %" SCNu64, &value) == 1 ||
-            sscanf(line, "SwapPss: %" SCNu64, &value) == 1)
-            kb += value;
-    }
-    if (file)
-        fclose(file);
     zc_store_get_stats(driver->store, &stats);
-    printf("store=%" PRIu64 " os=%" PRIu64, stats.used_bytes, kb * 1024);
+    printf("store=%" PRIu64 " os=%" PRIu64, stats.used_bytes, os);
 }
 
 static void do_bulk(struct driver *driver, zc_pool *pool, const struct words *words)

@@ -15,6 +15,7 @@
 
 #include "check.h"
 #include "frame/frame.h"
+#include "os_bytes.h"
 
 #define EXTENTS 200
 #define MARK 32u                        /* bytes at both ends of an OS page */
@@ -235,28 +236,14 @@ static int run_random(size_t page_size, size_t budget, uint64_t seed, size_t ops
 
 /* ---- memory ---- */
 
-static uint64_t os_bytes(void)
-{
-    FILE *file = fopen("/proc/self/smaps_rollup", "re");
-    uint64_t sum = 0, value;
-    char line[256];
-
-    CHECK(file);
-    while (fgets(line, sizeof(line), file)) {
-        if (sscanf(line, "Pss: %" SCNu64, &value) == 1 ||
-            sscanf(line, "SwapPss: %" SCNu64, &value) == 1)
-            sum += value * 1024;
-    }
-    fclose(file);
-    return sum;
-}
-
 static void print_used(const struct zc_frames *frames)
 {
     struct zc_frames_stats stats;
+    uint64_t os = os_bytes();
 
+    CHECK(os > 0);
     zc_frames_get_stats(frames, &stats);
-    printf("used=%zu os=%" PRIu64 "\n", stats.used_bytes, os_bytes());
+    printf("used=%zu os=%" PRIu64 "\n", stats.used_bytes, os);
 }
 
 static size_t used_bytes(const struct zc_frames *frames)
