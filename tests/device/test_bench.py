@@ -10,16 +10,16 @@ CODECS = ["lz4", "lz4:8", "zstd:-5", "zstd:-1", "zstd:1", "zstd:3", "zstd:9", "n
 
 
 @pytest.mark.parametrize(
-    ("target", "abi", "page_size"),
+    ("device", "abi", "page_size"),
     [
         ("arm64", "arm64-v8a", 4096),
         ("arm64", "armeabi-v7a", 4096),
-        ("arm64_root", "arm64-v8a", 4096),
-        ("arm64_16k", "arm64-v8a", 16384),
+        ("arm64-root", "arm64-v8a", 4096),
+        ("arm64-16k", "arm64-v8a", 16384),
     ],
+    indirect=["device"],
 )
-def test_every_codec(request: pytest.FixtureRequest, target: str, abi: str, page_size: int) -> None:
-    device: Device = request.getfixturevalue(target)
+def test_every_codec(device: Device, abi: str, page_size: int) -> None:
     zcache = Zcache({**device.env, "ANDROID_SERIAL": device.serial})
     assert zcache("up", "--abi", abi).code == 0
     told = zcache("--json", "bench", "--pages", 100, "--seconds", 8)

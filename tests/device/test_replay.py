@@ -27,21 +27,15 @@ from zcache_agent.workloads import WORKLOADS, available, running, wait_until_gon
 PROGRAMS = [
     ("arm64", "arm64-v8a"),
     ("arm64", "armeabi-v7a"),
-    ("arm64_root", "arm64-v8a"),
-    ("arm64_16k", "arm64-v8a"),
+    ("arm64-root", "arm64-v8a"),
+    ("arm64-16k", "arm64-v8a"),
 ]
-on_each_program = pytest.mark.parametrize(("target", "abi"), PROGRAMS)
+on_each_program = pytest.mark.parametrize(("device", "abi"), PROGRAMS, indirect=["device"])
 on_each_target = pytest.mark.parametrize(
-    ("target", "abi"), [program for program in PROGRAMS if program[1] == "arm64-v8a"]
+    ("device", "abi"), [program for program in PROGRAMS if program[1] == "arm64-v8a"], indirect=["device"]
 )
-on_each_page_size = pytest.mark.parametrize(("target", "abi"), [PROGRAMS[0], PROGRAMS[-1]])
+on_each_page_size = pytest.mark.parametrize(("device", "abi"), [PROGRAMS[0], PROGRAMS[-1]], indirect=["device"])
 SHELL = next(workload for workload in WORKLOADS if workload.name == "sh")
-
-
-@pytest.fixture
-def device(request: pytest.FixtureRequest, target: str) -> Device:
-    found: Device = request.getfixturevalue(target)
-    return found
 
 
 @pytest.fixture
@@ -91,11 +85,11 @@ def page_size(zcache: Zcache) -> int:
 
 @on_each_program
 def test_replays(
-    zcache: Zcache, transport: Transport, host: Callable[..., Result], tmp_path: Path, target: str, abi: str
+    zcache: Zcache, transport: Transport, host: Callable[..., Result], tmp_path: Path, device: Device, abi: str
 ) -> None:
     """One daemon for all of them: to bring it there takes an emulated device longer than to replay."""
     size = page_size(zcache)
-    assert size == (16384 if target == "arm64_16k" else 4096)
+    assert size == (16384 if device.target == "arm64-16k" else 4096)
     for pool in ("p", "e"):
         the_same_replay_as_on_this_machine(zcache, host, tmp_path / "dump", size, abi, pool)
     a_tar_of_real_files(zcache, tmp_path / "files.tar.gz")
@@ -152,7 +146,7 @@ def test_what_is_not_there(zcache: Zcache, transport: Transport, tmp_path: Path)
     assert held(zcache) == 0
 
 
-@pytest.mark.parametrize(("target", "abi"), [("arm64", "arm64-v8a")])
+@pytest.mark.parametrize(("device", "abi"), [("arm64", "arm64-v8a")], indirect=["device"])
 def test_another_users_process_needs_root(zcache: Zcache) -> None:
     fails(zcache("replay", "--pid", 1, "--pool", "p"), 5, "1")
 

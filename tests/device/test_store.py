@@ -17,15 +17,11 @@ from zcache_agent.pages import Key, PagesClient, Run
 from zcache_agent.transport import open_transport
 
 on_each_program = pytest.mark.parametrize(
-    ("target", "abi"), [("arm64", "arm64-v8a"), ("arm64", "armeabi-v7a"), ("arm64_16k", "arm64-v8a")]
+    ("device", "abi"),
+    [("arm64", "arm64-v8a"), ("arm64", "armeabi-v7a"), ("arm64-16k", "arm64-v8a")],
+    indirect=["device"],
 )
 PAGES = 200
-
-
-@pytest.fixture
-def device(request: pytest.FixtureRequest, target: str) -> Device:
-    found: Device = request.getfixturevalue(target)
-    return found
 
 
 @pytest.fixture
@@ -59,7 +55,7 @@ def done(zcache: Zcache, *words: object) -> dict[str, object]:
 
 
 @on_each_program
-def test_a_store_with_all_of_it(zcache: Zcache, daemon: Daemon, tmp_path: Path, target: str, abi: str) -> None:
+def test_a_store_with_all_of_it(zcache: Zcache, daemon: Daemon, tmp_path: Path, device: Device, abi: str) -> None:
     """One daemon for all: to bring it there takes an emulated device longer than the rest."""
     size = int(zcache("cat", "page_size").out)
     dump = tmp_path / "dump"
