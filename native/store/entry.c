@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/hash.h"
 
 struct zc_shard *zc_shard_of(zc_pool *pool, uint64_t object, uint32_t index)
 {

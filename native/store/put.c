@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/hash.h"
 #include "store/entry.h"
 
 #define CACHE_LINE 64u     /* bytes */
