@@ -39,6 +39,22 @@ static void unlock(struct gets *gets)
     gets->entry = gets->next = NULL;
 }
 
+/* A written page is read with no lock held, then looked for again: if its entry is the same, what was
+ * read is right. NULL: it has gone. */
+static struct zc_entry *fetch(struct gets *gets, const struct zc_key *key, struct zc_entry *entry)
+{
+    struct zc_shard *shard = gets->locked;
+    struct zc_entry before;
+
+    gets->next = NULL;
+    do {
+        before = *entry;
+        zc_reader_fetch(&gets->reader, shard, key->object, &before);
+        entry = zc_index_find(&shard->index, key->object, key->index);
+    } while (entry && zc_entry_is_written(entry) && entry->word != before.word);
+    return entry;
+}
+
 static int get_one(struct gets *gets, size_t i, void *page)
 {
     zc_pool *pool = gets->pool;
@@ -48,10 +64,15 @@ static int get_one(struct gets *gets, size_t i, void *page)
         gets->entry ? gets->entry : zc_index_find(&shard->index, key->object, key->index);
 
     shard->stats.gets++;
+    if (entry && zc_entry_is_written(entry))
+        entry = fetch(gets, key, entry);
     if (!entry)
         return -ENOENT;
+    bool is_written = zc_entry_is_written(entry);
     int error = zc_entry_load(&gets->reader, entry, page);
-    shard->stats.damaged += error == -EIO;
+    shard->stats.damaged += error == -EIO && !is_written;
+    shard->stats.written_gets += is_written;
+    shard->stats.read_errors += error == -EIO && is_written;
     if (error)
         return error;
 

@@ -80,8 +80,11 @@ free_store:
 
 void zc_store_destroy(zc_store *store)
 {
-    while (!zc_list_empty(&store->pools))
-        zc_pool_destroy(ZC_CONTAINER(store->pools.next, zc_pool, link));
+    while (!zc_list_empty(&store->pools)) {
+        zc_pool *pool = ZC_CONTAINER(store->pools.next, zc_pool, link);
+        zc_writeback_close(pool); /* what is in the store is to stay */
+        zc_pool_destroy(pool);
+    }
     zc_dictionaries_fini(store);
     zc_frames_destroy(store->frames);
     zc_memory_fini(&store->memory);
@@ -106,6 +109,27 @@ int zc_store_set_limit(zc_store *store, uint64_t limit)
     return 0;
 }
 
+int zc_store_save(zc_store *store, struct zc_saved *out)
+{
+    int first = 0;
+
+    *out = (struct zc_saved){0};
+    for (struct zc_link *at = store->pools.next; at != &store->pools; at = at->next) {
+        zc_pool *pool = ZC_CONTAINER(at, zc_pool, link);
+        struct zc_pool_stats stats;
+        if (!zc_writeback_is_open(pool))
+            continue;
+        int error = zc_writeback_save(pool);
+        zc_pool_get_stats(pool, &stats);
+        out->pages += stats.written_pages;
+        out->lost += stats.zpages + stats.same_filled + stats.raw_pages;
+        int closing = zc_writeback_close(pool);
+        error = error ? error : closing;
+        first = first ? first : error;
+    }
+    return first;
+}
+
 void zc_store_set_reserve(zc_store *store, size_t frames)
 {
     zc_frames_set_reserve(store->frames, frames);
@@ -126,12 +150,15 @@ void zc_store_get_stats(zc_store *store, struct zc_store_stats *out)
         if (pool->kind == ZC_PERSISTENT) {
             out->pers_zpages += pages;
             out->pers_pageframes += stats.frames;
+            out->pers_unsaved += zc_writeback_has_room(pool, &stats) ? 0 : pages;
         } else {
             out->eph_zpages += pages;
             out->eph_pageframes += stats.frames;
         }
         out->same_filled += stats.same_filled;
         out->zbytes += stats.zbytes;
+        out->written_pages += stats.written_pages;
+        out->written_bytes += stats.written_bytes;
     }
     out->pools = store->pool_count;
     pthread_mutex_unlock(&store->pools_lock);

@@ -4,10 +4,13 @@
  *
  * Locks, outermost first:
  *   zc_store.pools_lock         names and ids of pools
+ *   zc_writeback.running        one writeback of a pool at a time
  *   zc_pool.compact_lock        one compaction of a pool at a time
  *   zc_shard.lock               one shard of a pool's index, and its share of the counters
+ *   zc_writeback.lock           a pool's backing store does not go away
  *   zc_codecs.lock              the codecs of a pool, and the states that are lent
  *   zc_store.dictionaries_lock
+ *   the backing store's         its own; it calls nobody with one held
  *   the allocator's             its lists and records; in which order, it says itself
  *   zc_frames' lock             runs and the reserve
  * zc_memory.lock is taken alone. Nobody holds two shards' locks.
