@@ -229,6 +229,7 @@ static int open_store(zc_pool *pool, const struct zc_pool_backing *backing, cons
         .pool = pool->name,
         .reset = backing->reset,
         .must_be_direct = backing->must_be_direct,
+        .proc_dir = pool->store->proc_dir,
         .frames = pool->store->frames,
         .io = io,
     };

@@ -75,6 +75,7 @@ struct zc_store {
     size_t page_size;
     struct zc_frames *frames;
     struct zc_memory memory;
+    char *proc_dir;         /* NULL: /proc */
     _Atomic uint64_t limit; /* bytes */
 
     pthread_mutex_t pools_lock;

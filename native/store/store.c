@@ -52,7 +52,11 @@ int zc_store_create(const struct zc_store_config *config, zc_store **out)
     if (!store)
         return -ENOMEM;
     store->page_size = page_size;
-    int error = zc_memory_init(&store->memory, config->proc_dir, config->cgroup_dir);
+    store->proc_dir = config->proc_dir ? strdup(config->proc_dir) : NULL;
+    int error = config->proc_dir && !store->proc_dir ? -ENOMEM : 0;
+    if (error)
+        goto free_store;
+    error = zc_memory_init(&store->memory, config->proc_dir, config->cgroup_dir);
     if (error)
         goto free_store;
     error = zc_frames_create(page_size, &store->frames);
@@ -74,6 +78,7 @@ int zc_store_create(const struct zc_store_config *config, zc_store **out)
 fini_memory:
     zc_memory_fini(&store->memory);
 free_store:
+    free(store->proc_dir);
     free(store);
     return error;
 }
@@ -89,6 +94,7 @@ void zc_store_destroy(zc_store *store)
     zc_frames_destroy(store->frames);
     zc_memory_fini(&store->memory);
     pthread_mutex_destroy(&store->pools_lock);
+    free(store->proc_dir);
     free(store);
 }
 
