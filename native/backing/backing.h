@@ -108,7 +108,7 @@ struct zc_record {
     uint64_t object;
     uint32_t index; /* of the first page */
     uint32_t
-        size; /* bytes, at least 1; packed: at most ZC_RECORD_PAGES pages'; in place: a page's */
+        size; /* bytes, at least 1; packed: less than ZC_RECORD_PAGES pages; in place: a page */
     uint16_t live;        /* bit i: page index + i is live; not 0 */
     uint8_t pages;        /* 1..ZC_RECORD_PAGES; in place: 1 */
     uint8_t codec, flags; /* the caller's own */
@@ -166,10 +166,10 @@ size_t zc_batch_count(const struct zc_batch *batch); /* records added */
 size_t zc_backing_room(size_t size);
 
 /*
- * Reads a record: *bytes are its `size` bytes, somewhere in `room`, which has zc_backing_room(size) bytes
- * and is aligned to ZC_BLOCK. Of *record, object, index and size count. The place was taken from an entry; if the entry is the same after
- * the call, the result is right. -EIO: damaged or not readable; -ENOENT: there is no such record at the
- * place any more, so the entry has changed.
+ * Reads a record: *bytes are its record->size bytes, somewhere in `room`, which has zc_backing_room(size)
+ * bytes and is aligned to ZC_BLOCK. Of *record, object, index and size count. The place was taken from
+ * an entry; if the entry is the same after the call, the result is right. -EIO: damaged or not
+ * readable; -ENOENT: there is no such record at the place any more, so the entry has changed.
  */
 int zc_backing_read(struct zc_backing *backing, zc_place place, const struct zc_record *record,
                     void *room, const void **bytes);
