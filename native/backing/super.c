@@ -10,7 +10,7 @@
 #include "backing/inside.h"
 #include "base/hash.h"
 
-#define MAGIC "zcback1\n"
+#define MAGIC "zcback1"
 #define COPIES 2u
 #define BLANK_BYTES (128u * 1024) /* zeros there: nobody's */
 #define DATA_ALIGN (1u << 20)
@@ -120,7 +120,7 @@ static bool is_ours(const struct beginning *beginning)
     bool is_so = false;
 
     for (size_t i = 0; i < COPIES; i++)
-        is_so |= memcmp(beginning->supers[i].magic, MAGIC, sizeof(MAGIC) - 1) == 0;
+        is_so |= memcmp(beginning->supers[i].magic, MAGIC, sizeof(MAGIC)) == 0;
     return is_so;
 }
 

@@ -65,6 +65,7 @@ struct recovery {
     zc_pool *pool;
     struct zc_text *why;
     int error;
+    bool is_in_place;
     unsigned number[ZC_POOL_CODECS]; /* the pool's, by slot */
     bool is_held[ZC_POOL_CODECS];    /* known, by slot */
 };
@@ -126,13 +127,16 @@ unlock:
     return is_wanted;
 }
 
-static bool recover(void *arg, const struct zc_record *record, zc_place place)
+static bool recover(void *arg, const struct zc_record *found, zc_place place)
 {
     struct recovery *recovery = arg;
+    struct zc_record kept = *found;
+    const struct zc_record *record = &kept;
     unsigned number, live = 0;
 
     if (recovery->error)
-        return true; /* it stays there */
+        return true;                                         /* it stays there */
+    kept.flags |= recovery->is_in_place ? ZC_RECORD_RAW : 0; /* there is no room for it there */
     if (!is_sound(recovery->pool, record))
         return false;
     if (!find_codec(recovery, record, &number))
@@ -190,6 +194,10 @@ static void drop_written(zc_pool *pool, struct zc_shard *shard)
 static int recover_all(zc_pool *pool, struct zc_backing *store, struct zc_text *why)
 {
     struct recovery recovery = {.pool = pool, .why = why};
+    struct zc_backing_stats stats;
+
+    zc_backing_get_stats(store, &stats);
+    recovery.is_in_place = stats.layout == ZC_IN_PLACE;
     int error = zc_slots_read(&pool->writeback.slots, store);
     if (error)
         zc_text_add(why, "what it says of its codecs makes no sense");

@@ -73,7 +73,7 @@ static int faulty_die(unsigned after, bool half_way)
     return 0;
 }
 
-static unsigned faulty_calls(void)
+static inline unsigned faulty_calls(void)
 {
     return faulty.calls;
 }
