@@ -169,21 +169,35 @@ static int write_batch(struct round *round)
     return error;
 }
 
-/* 0, or why the batch takes no more. */
+static int copy_zpage(struct round *round, zc_handle handle, uint64_t owner)
+{
+    zc_pool *pool = round->pool;
+    struct zc_shard *shard;
+    uint64_t object;
+    struct zc_entry *entry = zc_entry_lock(pool, owner, handle, &shard, &object);
+    if (!entry)
+        return 0;
+
+    int error = add(round, owner, object, entry);
+    pthread_mutex_unlock(&shard->lock);
+    return error;
+}
+
+/* 0, or why the batch takes no more. What has to stay counts as young from now on, so that the next unit is
+ * another. */
 static int copy_unit(struct round *round)
 {
     zc_pool *pool = round->pool;
     zc_handle handle;
-    uint64_t owner, object;
-    struct zc_shard *shard;
+    uint64_t owner;
 
     while (pool->alloc_ops->next(pool->alloc, round->unit, round->at, &handle, &owner)) {
-        struct zc_entry *entry = zc_entry_lock(pool, owner, handle, &shard, &object);
-        int error = entry ? add(round, owner, object, entry) : 0;
-        if (entry)
-            pthread_mutex_unlock(&shard->lock);
+        size_t before = round->count;
+        int error = copy_zpage(round, handle, owner);
         if (error)
             return error;
+        if (round->count == before)
+            pool->alloc_ops->touch(pool->alloc, handle, zc_pool_tick(pool));
         round->at = handle;
     }
     round->units[round->copied++] = round->unit;
