@@ -31,12 +31,12 @@ struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
     if (owner == ZC_NO_OWNER)
         return NULL;
     *shard = &pool->shards[high & (ZC_SHARDS - 1)];
-    pthread_mutex_lock(&(*shard)->lock);
+    zc_shard_lock(*shard);
     struct zc_entry *entry =
         zc_index_find_by_number(&(*shard)->index, high >> ZC_SHARD_BITS, (uint32_t)owner, object);
     if (entry && zc_entry_has_zpage(entry) && entry->word == handle)
         return entry;
-    pthread_mutex_unlock(&(*shard)->lock);
+    zc_shard_unlock(*shard);
     return NULL;
 }
 
