@@ -10,7 +10,7 @@
 #include "backing/inside.h"
 #include "base/hash.h"
 
-#define MAGIC "zcback1\n"
+#define MAGIC "zcback1"
 #define COPIES 2u
 #define BLANK_BYTES (128u * 1024) /* zeros there: nobody's */
 #define DATA_ALIGN (1u << 20)
