@@ -110,6 +110,9 @@ def wrong_sums(values: Mapping[str, str]) -> Iterator[str]:
     }
     for name, counted in sums.items():
         yield from _equal(f"stats/{name}", int(values[f"stats/{name}"]), "what the pools have", counted)
+    unsaved, most = int(values["stats/pers_unsaved"]), sums["pers_zpages"]
+    if unsaved > most:
+        yield f"stats/pers_unsaved {unsaved} is more than what the pools have, {most}"
     metadata, least = int(values["stats/metadata_bytes"]), total("metadata_bytes")
     if metadata < least:
         yield f"stats/metadata_bytes {metadata} is less than what the pools have, {least}"

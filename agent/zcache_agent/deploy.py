@@ -409,7 +409,7 @@ def stop(daemon: Daemon, force: bool) -> None:
     """Ends it, if it runs. With `force` one that does not end by itself is killed."""
     if not daemon.alive:
         return
-    seconds = _STOP_SECONDS + _saving_seconds(daemon)
+    seconds = _STOP_SECONDS + (0 if force else _saving_seconds(daemon))
     patience = 10 * seconds
     limits = (2 * patience, patience) if force else (patience, patience)
     stopped = daemon.run(["sh", "-c", _STOP, "sh", str(daemon.pid), *map(str, limits)], timeout=4 * seconds)
