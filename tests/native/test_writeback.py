@@ -78,14 +78,14 @@ def run_until_killed(path: Path, layout: str, after: int, half: bool) -> tuple[b
         driver.ask("die", after, *(["half"] if half else []))
         for turn in range(4):
             for index in range(turn * 7, turn * 7 + 20):
-                may[index] = may.get(index, {None}) | {turn, None}
+                may[index] = {*may.get(index, set()), turn, None}
                 driver.ask("put", "p", 1, index, content(index, turn))
                 may[index] = {turn, None}  # None: it was in memory
             driver.ask("writeback", "p", 1000)
             for index in range(turn * 7):
                 if driver.ask("where", "p", 1, index) == "written":
                     may[index] -= {None}
-            may[turn * 7] |= {None}
+            may[turn * 7].add(None)
             driver.ask("flush", "p", 1, turn * 7)
             may[turn * 7] = {None}
             driver.ask("writeback", "p", 1000)
