@@ -85,7 +85,7 @@ def run_until_killed(path: Path, layout: str, after: int, half: bool) -> tuple[b
             for index in range(turn * 7):
                 if driver.ask("where", "p", 1, index) == "written":
                     may[index] -= {None}
-            may[turn * 7].add(None)
+            may[turn * 7] = {*may[turn * 7], None}
             driver.ask("flush", "p", 1, turn * 7)
             may[turn * 7] = {None}
             driver.ask("writeback", "p", 1000)
@@ -107,13 +107,71 @@ def test_killed_at_every_write_it_comes_back_right(layout: str, half: bool, tmp_
             assert open_pool(driver, path, layout) == "ok"
             for index, versions in may.items():
                 answer = got(driver, index)
-                found = {version for version in range(4) if is_page(answer, index, version)} or {None}
+                found: set[int | None] = {version for version in range(4) if is_page(answer, index, version)}
+                found = found or {None}
                 assert found <= versions, f"killed at write {after}: page {index} is {found}, not of {versions}"
                 assert found != {None} or answer == "err ENOENT"
             assert driver.ask("check") == "ok"
         path.unlink()
         after += 1
     assert after > 20
+
+
+MEANWHILE = [
+    ("put p 1 3 rand:77:300", "page", "zpage"),
+    ("flush p 1 3", "err", "none"),
+    ("flush p 1 3 ; put p 1 3 rand:77:300", "page", "zpage"),
+    ("flobj p 1", "err", "none"),
+    ("get p 1 3", "old", "written"),
+    ("compact p", "old", "written"),
+]
+
+
+@pytest.mark.parametrize(("request_", "expected", "where"), MEANWHILE)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("config", ["host", "host-asan"])
+def test_what_others_do_while_a_page_is_written(
+    config: str, layout: str, request_: str, expected: str, where: str, tmp_path: Path
+) -> None:
+    """And what is there after a restart. That the request is carried out at all shows that no lock is held."""
+    answer = {"page": f"page {crc('rand:77:300', 4096)}", "err": "err ENOENT"}
+    answer["old"] = f"page {crc(content(3), 4096)}"
+    with Driver(config, 4096) as driver:
+        assert open_pool(driver, tmp_path / "store", layout) == "ok"
+        for index in range(6):
+            driver.ask("put", "p", 1, index, content(index))
+        driver.ask("meanwhile", "write", request_)
+        assert driver.ask("writeback", "p", 100).endswith(" ok")
+        assert driver.ask("where", "p", 1, 3) == where
+        assert got(driver, 3) == answer[expected]
+        assert driver.ask("check") == "ok"
+        left = 6 if expected in ("page", "old") else 0 if request_.startswith("flobj") else 5
+        assert driver.ask("restart", "drop") == "saved 0 lost 0 ok"
+        assert open_pool(driver, tmp_path / "store", layout) == "ok"
+        assert driver.stats("p")["written_pages"] == (left - 1 if expected == "page" else left)
+        assert got(driver, 3) == (answer["old"] if expected == "old" else "err ENOENT")
+
+
+@pytest.mark.parametrize("peek", [False, True])
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("request_", ["put p 1 3 rand:77:300", "put p 1 3 rand:77:300 ; writeback p 100"])
+def test_what_others_do_while_a_page_is_read(
+    request_: str, layout: str, exclusive: int, peek: bool, tmp_path: Path
+) -> None:
+    page = f"page {crc('rand:77:300', 4096)}"
+    with Driver("host-asan", 4096) as driver:
+        assert open_pool(driver, tmp_path / "store", layout) == "ok"
+        driver.ask("param", "p", "exclusive_gets", exclusive)
+        for index in range(6):
+            driver.ask("put", "p", 1, index, content(index))
+        assert driver.ask("writeback", "p", 100).endswith(" ok")
+        driver.ask("meanwhile", "read", request_)
+        assert driver.ask("peek" if peek else "get", "p", 1, 3).split(", ")[-1] == page
+        assert got(driver, 3) == (page if peek or not exclusive else "err ENOENT")
+        driver.ask("meanwhile", "read", "flush p 1 4")
+        assert driver.ask("get", "p", 1, 4) == "ok, err ENOENT"
+        assert driver.ask("check") == "ok"
 
 
 def test_a_page_that_is_there_again_is_newer_than_the_one_in_the_store(tmp_path: Path) -> None:

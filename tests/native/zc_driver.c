@@ -36,6 +36,9 @@
  *                                        what was in memory gone; saved N lost N ok | … ERROR
  *   fault CALL NAME AFTER COUNT          of the backing stores' system calls, see faulty_io.h
  *   die AFTER [half]                     in the next of those that write, but AFTER
+ *   meanwhile read|write REQUEST [; REQUEST…]
+ *                                        is carried out within the backing stores' next call that reads
+ *                                        or writes records, with the answers before that request's
  *
  * Numbers are decimal. CONTENT is fill:WORD, or rand:SEED:LENGTH: LENGTH random bytes, then zeros.
  * A failure is "err NAME".
@@ -364,8 +367,55 @@ static void do_check(const struct driver *driver)
 
 /* ---- backing stores ---- */
 
+static void run(struct driver *driver, const struct words *words);
+
+/* What others do while a record is read or written. */
+static struct {
+    struct driver *driver;
+    char read[LINE_SIZE], write[LINE_SIZE];
+} meanwhile;
+
+static void run_meanwhile(char *pending)
+{
+    char requests[LINE_SIZE], *rest = requests, *request;
+    struct words words;
+
+    memcpy(requests, pending, sizeof(requests));
+    *pending = '\0';
+    while ((request = strsep(&rest, ";"))) {
+        split(request, &words);
+        if (words.count == 0)
+            continue;
+        run(meanwhile.driver, &words);
+        printf(", ");
+    }
+}
+
+static ssize_t driver_pread(void *arg, int fd, void *bytes, size_t size, uint64_t at)
+{
+    run_meanwhile(meanwhile.read);
+    return faulty_io.pread(arg, fd, bytes, size, at);
+}
+
+static ssize_t driver_pwritev(void *arg, int fd, const struct iovec *iov, int count, uint64_t at)
+{
+    if (faulty_total(iov, count) % ZC_BLOCK == 0 && at >= ZC_WORDS_AT) /* under no lock */
+        run_meanwhile(meanwhile.write);
+    return faulty_io.pwritev(arg, fd, iov, count, at);
+}
+
+static void do_meanwhile(struct driver *driver, const char *request)
+{
+    bool is_read = strncmp(request, "read ", 5) == 0;
+
+    meanwhile.driver = driver;
+    snprintf(is_read ? meanwhile.read : meanwhile.write, LINE_SIZE, "%s", strchr(request, ' '));
+    say_done(0);
+}
+
 static void do_backing(zc_pool *pool, const struct words *words)
 {
+    struct zc_io driver_io = faulty_io;
     struct zc_pool_backing backing = {
         .path = words->word[2],
         .layout = words->word[3],
@@ -373,9 +423,12 @@ static void do_backing(zc_pool *pool, const struct words *words)
         .reset = strcmp(words->word[5], "reset") == 0,
     };
     struct zc_text why = {0};
+
+    driver_io.pread = driver_pread;
+    driver_io.pwritev = driver_pwritev;
     int error = strcmp(backing.path, "none") == 0
                     ? zc_writeback_detach(pool, &why)
-                    : zc_writeback_attach(pool, &backing, &faulty_io, &why);
+                    : zc_writeback_attach(pool, &backing, &driver_io, &why);
 
     say_done(error);
     if (error)
@@ -610,10 +663,15 @@ int main(void)
     struct words words;
 
     while (fgets(line, sizeof(line), stdin)) {
+        static const char pending[] = "meanwhile ";
+        bool is_pending = strncmp(line, pending, strlen(pending)) == 0;
+        if (is_pending)
+            do_meanwhile(&driver, line + strlen(pending));
         split(line, &words);
         if (words.count == 0 || words.word[0][0] == '#')
             continue;
-        run(&driver, &words);
+        if (!is_pending)
+            run(&driver, &words);
         printf("\n");
         fflush(stdout);
         check_invariants(&driver, words.word[0]);

@@ -238,10 +238,17 @@ static void reclaim_some(struct worker *worker, zc_pool *pool, size_t size)
         broken("reclaim failed");
 }
 
-static void write_back(struct worker *worker, zc_pool *pool)
+/* Other threads' own pools too, where they know every page. */
+static void write_back(struct worker *worker)
 {
+    static const char *const names[] = {"pbo1", "pzo3", "pbshared", "pzshared"};
     struct zc_written_back done;
+    zc_pool *pool;
+
+    if (zc_pool_find(worker->store, names[next(worker) % 4], &pool) != 0)
+        return;
     int error = zc_pool_writeback(pool, 1 + next(worker) % 64, &done);
+    zc_pool_release(pool);
 
     if (error && error != -ENOENT && error != -ENXIO && error != -ENOSPC)
         broken("writeback failed");
@@ -289,7 +296,7 @@ static void step(struct worker *worker, const char *const names[SHARED + 1], cha
     else if (what < 983)
         empty_frames(worker, pool, size);
     else if (what < 988)
-        write_back(worker, pool);
+        write_back(worker);
     else if (what < 995)
         check_stats(pool);
     else if (strcmp(zc_pool_name(pool), worker->own) != 0)
