@@ -117,6 +117,13 @@ static inline bool zc_writeback_is_open(zc_pool *pool)
     return atomic_load_explicit(&pool->writeback.store, memory_order_relaxed) != NULL;
 }
 
+/* And as far as is known it takes pages. */
+static inline bool zc_writeback_is_well(zc_pool *pool)
+{
+    return zc_writeback_is_open(pool) &&
+           atomic_load_explicit(&pool->writeback.delay, memory_order_relaxed) == 0;
+}
+
 /* What is touched now is stamped with. */
 static inline uint32_t zc_pool_tick(zc_pool *pool)
 {

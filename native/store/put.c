@@ -124,7 +124,7 @@ static void put_compress(zc_pool *pool, struct zc_compressor *compressor, struct
 
 static bool keeps_raw(zc_pool *pool)
 {
-    return zc_param(pool, ZC_PARAM_KEEP_REJECTED) || zc_writeback_is_open(pool);
+    return zc_param(pool, ZC_PARAM_KEEP_REJECTED) || zc_writeback_is_well(pool);
 }
 
 /* A page that is not worth compressing, for a pool that keeps those as they are. */

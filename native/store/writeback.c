@@ -36,7 +36,7 @@ struct round {
     size_t tries;  /* units that may be isolated still */
     size_t copied; /* units in units[], copied as a whole */
     size_t count;  /* of flights[] and places[] */
-    size_t bytes;  /* of zpages in the batch */
+    size_t bytes;  /* of the zpages that they were */
     uint32_t units[UNITS];
     struct flight flights[FLIGHTS];
     zc_place places[FLIGHTS];
@@ -101,7 +101,7 @@ static int add(struct round *round, uint64_t owner, uint64_t object, const struc
     flight->entry = *entry;
     if (!copy(round, entry, bytes))
         flight->entry.kind = ZC_ENTRY_EMPTY;
-    round->bytes += flight->record.size;
+    round->bytes += entry->size;
     round->count++;
     return 0;
 }
@@ -332,8 +332,8 @@ static void note(zc_pool *pool, const struct round *round, int error)
     struct zc_shard *shard = &pool->shards[0]; /* lends its lock and counters */
 
     if (is_fault(error)) {
-        mine->delay = mine->delay ? mine->delay * 2 : DELAY_MIN_NS;
-        mine->delay = mine->delay < DELAY_MAX_NS ? mine->delay : DELAY_MAX_NS;
+        uint64_t delay = mine->delay ? mine->delay * 2 : DELAY_MIN_NS;
+        mine->delay = delay < DELAY_MAX_NS ? delay : DELAY_MAX_NS;
         mine->retry_at = zc_now_ns() + mine->delay;
     } else if (round->sums.pages) {
         mine->delay = mine->retry_at = 0;

@@ -38,11 +38,11 @@ struct zc_writeback {
     char *path;                       /* the store's */
     pthread_mutex_t running;          /* one round, or exchange, at a time; protects what follows */
     struct zc_slots slots;
-    uint64_t retry_at;  /* ns; not by itself before: the last try ended by an error */
-    uint64_t delay;     /* ns; how long that was put off; 0: it did not */
-    uint64_t charged;   /* bytes written to the store that the budget knows of */
-    uint64_t left;      /* bytes of the budget */
-    uint64_t filled_at; /* ns; when `left` was right */
+    uint64_t retry_at;      /* ns; not by itself before: the last try ended by an error */
+    _Atomic uint64_t delay; /* ns; how long that was put off; 0: it was not */
+    uint64_t charged;       /* bytes written to the store that the budget knows of */
+    uint64_t left;          /* bytes of the budget */
+    uint64_t filled_at;     /* ns; when `left` was right */
 };
 
 void zc_writeback_init(zc_pool *pool);

@@ -101,7 +101,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.tried[pool].add(key)
         word, zsize = answer.split()
         full = word if word in FULL and self.limit else ""
-        raw = int(zsize) == self.page_size and (model.params["keep_rejected"] or model.backing)
+        raw = int(zsize) == self.page_size and model.keeps_raw()
         if raw or word == "policy_percent_exceeded":
             # What it compresses to is not told; once it was stored or refused plainly it is known.
             unknown = self.page_size if model.codec == "none" else model.params["zv_max_zsize"] + 1
@@ -309,7 +309,7 @@ class StoreMachine(RuleBasedStateMachine):
     def attach_new(self, pool: str, layout: str) -> None:
         Path(self.path(pool)).unlink(missing_ok=True)
         assert self.attach(pool, layout) == "ok"
-        self.model[pool].backing = layout
+        self.model[pool].backing, self.model[pool].is_well = layout, True
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), layout=st.sampled_from(["packed", "in_place"]))
@@ -375,6 +375,8 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 assert kind == model.pages[key].kind
         assert int(pages) == len(held) - len(model.in_memory())
+        if model.backing:
+            model.is_well = said == "ok" and (model.is_well or int(pages) > 0)
         return int(freed), said
 
     @precondition(lambda self: self.model)

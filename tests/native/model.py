@@ -32,6 +32,8 @@ class Pool:
     params: dict[str, int] = field(default_factory=dict)
     backing: str = ""
     """The backing store's layout; none: \"\"."""
+    is_well: bool = True
+    """The last writeback did not fail."""
     in_place: int | None = None
     """The object whose pages are in it, in place; None: not told yet."""
 
@@ -65,9 +67,12 @@ class Pool:
             refusal = "compress_poor"
         elif zsize > max_mean and zpages and total > max_mean * len(zpages):
             refusal = "mean_compress_poor"
-        if refusal and (self.params["keep_rejected"] or self.backing):
+        if refusal and self.keeps_raw():
             return full or "stored", "raw"
         return refusal or full or "stored", "zpage"
+
+    def keeps_raw(self) -> bool:
+        return bool(self.params["keep_rejected"] or (self.backing and self.is_well))
 
     def put(self, key: Key, content: str, compressed: int, full: str = "") -> str:
         """The expected answer; `compressed`: what the content compresses to; `full`: the refusal of a full store."""

@@ -52,6 +52,21 @@ def test_the_coldest_goes_first_and_whole_frames_are_freed(allocator: str, layou
 
 
 @pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_pages_that_have_no_place_in_the_store_are_not_in_the_way(allocator: str, tmp_path: Path) -> None:
+    """In place there is one object."""
+    with Driver("host", 4096) as driver:
+        driver.ask("pool", "p", "persistent", allocator)
+        assert driver.ask("backing", "p", tmp_path / "store", "in_place", 16 * MIB) == "ok"
+        driver.ask("bulk", "p", 1, 0, 2, 2000)
+        assert driver.ask("writeback", "p", 1).endswith(" ok")
+        driver.ask("bulk", "p", 2, 0, 400, 2000)
+        driver.ask("bulk", "p", 1, 10, 40, 2000)
+        assert driver.ask("writeback", "p", 10**6).endswith(" pages 40 ok")
+        assert driver.stats("p")["written_pages"] == 42
+        assert driver.ask("restart", "save") == "saved 42 lost 400 ok"
+
+
+@pytest.mark.parametrize("allocator", ALLOCATORS)
 def test_a_page_that_compresses_badly_goes_before_all_others(allocator: str, tmp_path: Path) -> None:
     with Driver("host-asan", 4096) as driver:
         driver.ask("pool", "p", "persistent", allocator)
@@ -188,6 +203,24 @@ def test_a_page_that_is_there_again_is_newer_than_the_one_in_the_store(tmp_path:
         assert driver.ask("restart", "save") == "saved 7 lost 0 ok"
         assert open_pool(driver, tmp_path / "store") == "ok"
         assert got(driver, 3) == "err ENOENT"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("how", ["flobj p 1", "destroy p", "flush p 1 1", "get p 1 1", "put p 1 1 rand:1:4096"])
+def test_what_is_forgotten_does_not_come_back(how: str, layout: str, tmp_path: Path) -> None:
+    """Nor is any of its bytes counted on."""
+    with Driver("host-asan", 4096) as driver:
+        assert open_pool(driver, tmp_path / "store", layout) == "ok"
+        driver.ask("param", "p", "exclusive_gets", 1)
+        driver.ask("put", "p", 1, 1, content(1))
+        assert driver.ask("writeback", "p", 1).endswith(" pages 1 ok")
+        assert driver.stats("p")["written_bytes"] > 0
+        driver.ask(how)
+        assert driver.totals()["written_bytes"] == 0
+        assert driver.ask("restart", "drop") == "saved 0 lost 0 ok"
+        assert open_pool(driver, tmp_path / "store", layout) == "ok"
+        assert got(driver, 1) == "err ENOENT"
+        assert driver.stats("p")["written_bytes"] == 0
 
 
 def test_pages_keep_their_codecs_through_a_restart(tmp_path: Path) -> None:
