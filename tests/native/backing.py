@@ -57,6 +57,10 @@ class Driver:
         self.log.append((request, answer.rstrip()))
         return answer.rstrip()
 
+    def fail(self, call: str, error: str, after: int, count: int) -> None:
+        """Of the next calls of that name, so many fail."""
+        assert self.ask("fault", call, error, after, count) == "ok"
+
     def stats(self) -> dict[str, int]:
         return {name: int(value) for name, value in (pair.split("=") for pair in self.ask("stats").split())}
 

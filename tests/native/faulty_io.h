@@ -43,7 +43,7 @@ static struct {
 
 static int faulty_number(const char *name)
 {
-    static const int errors[] = {EIO, ENOSPC, ENXIO, ENODEV, EINVAL, EOPNOTSUPP, EINTR, EROFS};
+    static const int errors[] = {EIO, ENOSPC, ENXIO, ENODEV, EINVAL, ENOTSUP, EINTR, EROFS};
     char buf[16];
 
     for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++) {

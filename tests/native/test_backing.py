@@ -217,7 +217,7 @@ class BackingMachine(RuleBasedStateMachine):
         self.arm(call, error, after, count)
 
     def arm(self, call: str, error: str, after: int, count: int) -> None:
-        assert self.store.driver.ask("fault", call, error, after, count) == "ok"
+        self.store.driver.fail(call, error, after, count)
         self.faults = True
 
     @rule(data=st.data(), call=st.sampled_from(["data", "meta"]), error=st.sampled_from(ERRORS))
@@ -244,7 +244,7 @@ class BackingMachine(RuleBasedStateMachine):
     def mend(self) -> None:
         """The faults end, and the next write makes up for what they left."""
         for call in CALLS:
-            assert self.store.driver.ask("fault", call, "EIO", 0, 0) == "ok"
+            self.store.driver.fail(call, "EIO", 0, 0)
         self.faults = False
         self.write_batch()
         self.put((7, 39), self.make(1, 1, 100))
@@ -392,6 +392,8 @@ def test_a_kill_at_any_call_loses_nothing_that_was_settled(
     assert calls > 20
     for last in range(calls):
         store = new_store(layout, page_size, "host")
+        # So that nothing hides what was there.
+        store.driver.fail("discard", "EIO", 0, 1000000)
         store.driver.ask("die", last, half)
         before, after = run_until_it_dies(store)
         store.driver.end()
@@ -420,14 +422,14 @@ def test_a_batch_that_cannot_be_written_is_not_there(layout: str, error: str, ne
     store = new_store(layout)
     store.start()
     write(store, {(7, i): a_record(store, i + 1) for i in range(4)})
-    store.driver.ask("fault", "pwritev", error, 0, 2)
+    store.driver.fail("pwritev", error, 0, 2)
     assert store.add((7, 8), a_record(store, 9)) == "ok"
     expected = {"short": "err EIO"}.get(error, f"err {error}")
     assert store.commit() == expected
     assert store.settle() == "ok"
     assert store.driver.stats()["write_errors"] > 0
     assert store.read((7, 8)) == "err ENOENT"
-    store.driver.ask("fault", "pwritev", error, 0, 0)
+    store.driver.fail("pwritev", error, 0, 0)
     write(store, {(7, 8): a_record(store, 10)})
     store.check()
     store.new_driver()
@@ -442,7 +444,7 @@ def test_settling_that_fails_is_made_up_for(layout: str, new_store: Callable[...
     for i in range(4, 8):
         assert store.add((7, i), a_record(store, i + 1)) == "ok"
     assert store.commit() == "ok 4"
-    store.driver.ask("fault", "meta", "EIO", 0, 1)
+    store.driver.fail("meta", "EIO", 0, 1)
     assert store.settle() == "err EIO"
     store.check()
     assert store.forget((7, 5)) == "ok"
@@ -458,7 +460,7 @@ def test_words_that_cannot_be_written_are_owed(layout: str, new_store: Callable[
         store = new_store(layout)
         store.start()
         write(store, {(7, i): a_record(store, i + 1) for i in range(4)})
-        store.driver.ask("fault", "meta", "EIO", 0, 2)
+        store.driver.fail("meta", "EIO", 0, 2)
         assert store.forget((7, 1)) == "err EIO"
         assert store.driver.stats()["is_failed"] == 1
         assert store.read((7, 2)).startswith("3 ")
@@ -479,13 +481,13 @@ def test_a_store_that_vanished_and_is_back_goes_on(new_store: Callable[..., Stor
     store.start()
     write(store, {(7, i): a_record(store, i + 1) for i in range(40)})
     for call in ("pread", "pwritev", "discard"):
-        store.driver.ask("fault", call, "ENXIO", 0, 1000000)
+        store.driver.fail(call, "ENXIO", 0, 1000000)
     for i in range(0, 40, 2):
         assert store.forget((7, i)) == "err ENXIO" if i == 0 else "err EIO"
     assert store.read((7, 1)) == "err EIO"
     assert store.add((7, 50), a_record(store, 50)) == "err EIO"
     for call in ("pread", "pwritev", "discard"):
-        store.driver.ask("fault", call, "ENXIO", 0, 0)
+        store.driver.fail(call, "ENXIO", 0, 0)
     write(store, {(7, 50): a_record(store, 51)})
     assert store.driver.stats()["is_failed"] == 0
     store.check()
@@ -723,14 +725,14 @@ def test_swap_needs_a_direct_medium(new_store: Callable[..., Store]) -> None:
     assert store.recover() == {}
     write(store, {(1, 1): a_record(store, 1)})
     store.close("clean")
-    store.driver.ask("fault", "cached", "one", 0, 1)
+    store.driver.fail("cached", "one", 0, 1)
     assert "go through the page cache" in store.open("direct")
     assert store.open("direct") == "ok"
     assert store.recover() == store.durable, "probing changes nothing"
     store.close("clean")
-    store.driver.ask("fault", "open", "EINVAL", 1, 1)
+    store.driver.fail("open", "EINVAL", 1, 1)
     assert store.open("direct").startswith("err ENOTSUP")
-    store.driver.ask("fault", "open", "EINVAL", 1, 1)
+    store.driver.fail("open", "EINVAL", 1, 1)
     assert store.open() == "ok"
     assert store.driver.stats()["is_direct"] == 0
     assert store.recover() == store.durable
