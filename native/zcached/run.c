@@ -252,7 +252,7 @@ static void serve(struct daemon *daemon)
     zc_log_line(&daemon->log, "info", "stopped by signal %d, %zu connections cut off", signal,
                 left);
     if (left) {
-        zc_store_write_back(daemon->store);
+        zc_store_write_back(daemon->store, SIZE_MAX);
         zc_rundir_close(&daemon->rundir);
         _exit(ZC_EXIT_OK); /* their threads still use the store */
     }
