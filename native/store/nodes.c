@@ -146,6 +146,11 @@ static const struct zc_node stat_nodes[] = {
     STORE_STAT(eph_pageframes, ZC_NODE_UINT, "frames", "frames of ephemeral pools"),
     STORE_STAT(same_filled, ZC_NODE_UINT, "pages", "pages held as one fill word"),
     STORE_STAT(zbytes, ZC_NODE_BYTES, "bytes", "compressed bytes held"),
+    STORE_STAT(written_pages, ZC_NODE_UINT, "pages", "pages in backing stores"),
+    STORE_STAT(written_bytes, ZC_NODE_BYTES, "bytes", "bytes of the records in backing stores"),
+    STORE_STAT(
+        pers_unsaved, ZC_NODE_UINT, "pages",
+        "of pers_zpages: lost if the daemon ends, for want of a backing store or of room there"),
     STORE_STAT(pools, ZC_NODE_UINT, "pools", "pools that exist"),
     {0},
 };

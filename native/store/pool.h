@@ -17,6 +17,7 @@
 #include "store/codecs.h"
 #include "store/index.h"
 #include "store/memory.h"
+#include "store/writeback.h"
 
 #define ZC_SHARD_BITS 4u
 #define ZC_SHARDS (1u << ZC_SHARD_BITS) /* of a pool */
@@ -24,14 +25,15 @@
 
 /* A pool's parameters, all changeable while it is in use. */
 enum zc_param {
-    ZC_PARAM_MAX_ZSIZE,      /* bytes */
-    ZC_PARAM_MAX_MEAN_ZSIZE, /* bytes */
-    ZC_PARAM_POLICY_PERCENT, /* of RAM */
-    ZC_PARAM_EXCLUSIVE_GETS, /* bool */
-    ZC_PARAM_KEEP_REJECTED,  /* bool */
-    ZC_PARAM_CHECKSUMS,      /* bool */
-    ZC_PARAM_ENTROPY_GATE,   /* millibits a byte; 0: none */
-    ZC_PARAM_COMPACT_AUTO,   /* bool */
+    ZC_PARAM_MAX_ZSIZE,        /* bytes */
+    ZC_PARAM_MAX_MEAN_ZSIZE,   /* bytes */
+    ZC_PARAM_POLICY_PERCENT,   /* of RAM */
+    ZC_PARAM_EXCLUSIVE_GETS,   /* bool */
+    ZC_PARAM_KEEP_REJECTED,    /* bool */
+    ZC_PARAM_CHECKSUMS,        /* bool */
+    ZC_PARAM_ENTROPY_GATE,     /* millibits a byte; 0: none */
+    ZC_PARAM_COMPACT_AUTO,     /* bool */
+    ZC_PARAM_WRITEBACK_BUDGET, /* bytes a day; 0: any number */
     ZC_PARAMS,
 };
 
@@ -43,7 +45,7 @@ struct zc_shard {
     size_t index_bytes; /* of the index, as last added to the pool's and store's metadata */
     struct zc_pool_stats stats;
     /* Of stats, but added to by those who share the lock. */
-    _Atomic uint64_t gets, gets_found, damaged;
+    _Atomic uint64_t gets, gets_found, damaged, written_gets, read_errors;
     /* Written under the lock, read without: for the mean, and by codec. */
     _Atomic uint64_t zpages, zbytes;
     _Atomic uint64_t codec_zpages[ZC_POOL_CODECS];
@@ -67,6 +69,7 @@ struct zc_pool {
     _Atomic uint32_t clock;       /* calls that touched pages: what zpages are stamped with */
     atomic_size_t freed;          /* zpages, since the allocator was asked whether it is sparse */
     pthread_mutex_t compact_lock;
+    struct zc_writeback writeback;
     struct zc_shard shards[ZC_SHARDS];
 };
 
@@ -74,6 +77,7 @@ struct zc_store {
     size_t page_size;
     struct zc_frames *frames;
     struct zc_memory memory;
+    char *proc_dir;         /* NULL: /proc */
     _Atomic uint64_t limit; /* bytes */
 
     pthread_mutex_t pools_lock;
@@ -106,6 +110,18 @@ static inline void zc_shard_unlock(struct zc_shard *shard)
 static inline uint64_t zc_param(const zc_pool *pool, enum zc_param which)
 {
     return atomic_load_explicit(&pool->params[which], memory_order_relaxed);
+}
+
+static inline bool zc_writeback_is_open(zc_pool *pool)
+{
+    return atomic_load_explicit(&pool->writeback.store, memory_order_relaxed) != NULL;
+}
+
+/* And as far as is known it takes pages. */
+static inline bool zc_writeback_is_well(zc_pool *pool)
+{
+    return zc_writeback_is_open(pool) &&
+           atomic_load_explicit(&pool->writeback.delay, memory_order_relaxed) == 0;
 }
 
 /* What is touched now is stamped with. */

@@ -4,10 +4,12 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/hash.h"
 #include "store/entry.h"
 
-#define CACHE_LINE 64u     /* bytes */
-#define PREFETCH_MAX 4096u /* bytes: more would drive out what is needed first */
+#define CACHE_LINE 64u      /* bytes */
+#define PREFETCH_MAX 4096u  /* bytes: more would drive out what is needed first */
+#define LONG_AGO (1u << 30) /* by a pool's clock */
 
 static bool same_filled(const void *page, size_t page_size, uint64_t *word)
 {
@@ -116,13 +118,20 @@ static void put_compress(zc_pool *pool, struct zc_compressor *compressor, struct
         return;
     }
     put->made.kind = ZC_ENTRY_ZPAGE;
-    put->made.codec = compressor->number & 0xff;
+    put->made.codec = compressor->number & 0x7f;
     put->size = zc_compress(compressor->codec, compressor->state, put->page, put->zpage);
+}
+
+static bool keeps_raw(zc_pool *pool)
+{
+    return zc_param(pool, ZC_PARAM_KEEP_REJECTED) || zc_writeback_is_well(pool);
 }
 
 /* A page that is not worth compressing, for a pool that keeps those as they are. */
 static void place_raw(zc_pool *pool, struct put *put)
 {
+    if (zc_writeback_is_open(pool))
+        put->stamp -= LONG_AGO; /* the first to be written back */
     put->made.kind = ZC_ENTRY_RAW;
     put->made.codec = 0;
     put->size = pool->store->page_size;
@@ -136,8 +145,7 @@ static void put_place(zc_pool *pool, struct put *put)
         put->refusal = admit_size(pool, put->size);
     if (put->size && !put->refusal)
         put->refusal = place(pool, put->zpage, put->size, put);
-    else if ((put->size || put->refusal == ZC_ENTROPY_REJECTED) &&
-             zc_param(pool, ZC_PARAM_KEEP_REJECTED))
+    else if ((put->size || put->refusal == ZC_ENTROPY_REJECTED) && keeps_raw(pool))
         place_raw(pool, put);
 }
 
@@ -210,6 +218,7 @@ static int put_finish(zc_pool *pool, const struct put *put)
     }
     made.index = key->index;
     *entry = made;
+    zc_written_forget(pool, shard, key->object, &old);
     if (head)
         zc_owner_set(head, zc_entry_owner(pool, shard, key->object, key->index));
     zc_entry_account(pool, shard, &made, 1);

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from tests.native.driver import crc, same_filled
 
 BUCKETS = 64
+MANY = 1000
+"""Indexes below are within every backing store."""
 Key = tuple[int, int]
 
 
@@ -14,7 +16,7 @@ Key = tuple[int, int]
 class Held:
     content: str
     kind: str
-    """zpage, fill or raw."""
+    """zpage, fill, raw, or written: in the backing store."""
     zsize: int
 
 
@@ -28,6 +30,12 @@ class Pool:
     count: Counter[str] = field(default_factory=Counter)
     cumul: Counter[int] = field(default_factory=Counter)
     params: dict[str, int] = field(default_factory=dict)
+    backing: str = ""
+    """The backing store's layout; none: \"\"."""
+    is_well: bool = True
+    """The last writeback did not fail."""
+    in_place: int | None = None
+    """The object whose pages are in it, in place; None: not told yet."""
 
     def __post_init__(self) -> None:
         self.params = {
@@ -39,6 +47,7 @@ class Pool:
             "checksums": 1,
             "entropy_gate": 0,
             "compact_auto": 1,
+            "writeback_budget": 0,
         }
 
     def zpages(self) -> list[Held]:
@@ -58,9 +67,12 @@ class Pool:
             refusal = "compress_poor"
         elif zsize > max_mean and zpages and total > max_mean * len(zpages):
             refusal = "mean_compress_poor"
-        if refusal and self.params["keep_rejected"]:
+        if refusal and self.keeps_raw():
             return full or "stored", "raw"
         return refusal or full or "stored", "zpage"
+
+    def keeps_raw(self) -> bool:
+        return bool(self.params["keep_rejected"] or (self.backing and self.is_well))
 
     def put(self, key: Key, content: str, compressed: int, full: str = "") -> str:
         """The expected answer; `compressed`: what the content compresses to; `full`: the refusal of a full store."""
@@ -88,7 +100,38 @@ class Pool:
         self.count["gets_found"] += 1
         if self.params["exclusive_gets"] and not peek:
             del self.pages[key]
+        self.count["written_gets"] += held.kind == "written"
         return f"page {crc(held.content, self.page_size)}"
+
+    def fail_to_read(self) -> str:
+        """A get of a written page."""
+        for counter in ("gets", "written_gets", "read_errors"):
+            self.count[counter] += 1
+        return "err EIO"
+
+    def in_memory(self) -> set[Key]:
+        """Pages that have a place in memory."""
+        return {key for key, held in self.pages.items() if held.kind in ("zpage", "raw")}
+
+    def may_leave(self, key: Key) -> bool:
+        """Would it find a place in the backing store?"""
+        if self.backing != "in_place":
+            return True
+        return key[1] < MANY and self.in_place in (None, key[0])
+
+    def write_back(self, key: Key) -> None:
+        """In place the first page says whose they are."""
+        assert self.may_leave(key)
+        self.leave(key)
+        self.count["writeback_pages"] += 1
+
+    def leave(self, key: Key) -> None:
+        held = self.pages[key]
+        size = 8 if held.kind == "fill" else held.zsize
+        if self.backing == "in_place":
+            self.in_place = key[0]
+            size = self.page_size
+        self.pages[key] = Held(held.content, "written", size)
 
     def flush(self, key: Key) -> str:
         self.count["flush_total"] += 1
@@ -118,6 +161,8 @@ class Pool:
             "same_filled": kinds["fill"],
             "raw_pages": kinds["raw"],
             "zbytes": sum(held.zsize for held in self.zpages()),
+            "written_pages": kinds["written"],
+            "written_bytes": sum(held.zsize for held in self.pages.values() if held.kind == "written"),
         }
         return {**self.count, **held}
 

@@ -29,6 +29,16 @@
  *   totals                               NAME=VALUE … of the store
  *   used                                 store=BYTES os=BYTES   (os: Pss + SwapPss of this process)
  *   bulk POOL OBJECT FIRST COUNT LENGTH  puts pages rand:(FIRST+i):LENGTH; stored N
+ *   backing POOL PATH LAYOUT SIZE [reset]   PATH none: takes it away; ok | err NAME WHY
+ *   writeback POOL FRAMES                frames N pages N ok | frames N pages N ERROR
+ *   where POOL OBJECT INDEX              none | zpage | raw | fill | written
+ *   restart save|drop                    the store anew, without pools, as after a clean stop; or with
+ *                                        what was in memory gone; saved N lost N ok | … ERROR
+ *   fault CALL NAME AFTER COUNT          of the backing stores' system calls, see faulty_io.h
+ *   die AFTER [half]                     in the next of those that write, but AFTER
+ *   meanwhile read|write REQUEST [; REQUEST…]
+ *                                        is carried out within the backing stores' next call that reads
+ *                                        or writes records, with the answers before that request's
  *
  * Numbers are decimal. CONTENT is fill:WORD, or rand:SEED:LENGTH: LENGTH random bytes, then zeros.
  * A failure is "err NAME".
@@ -42,7 +52,9 @@
 #include <zcache/store.h>
 
 #include "base/base.h"
+#include "faulty_io.h"
 #include "os_bytes.h"
+#include "store/entry.h"
 #include "store/pool.h"
 
 #define BATCH_MAX 64
@@ -50,6 +62,7 @@
 
 struct driver {
     zc_store *store;
+    struct zc_store_config config;
     size_t page_size;
     char *page;
     bool damaged, large;
@@ -151,12 +164,12 @@ static void say_done(int result)
 
 static void do_store(struct driver *driver, const struct words *words)
 {
-    struct zc_store_config config = {
+    driver->config = (struct zc_store_config){
         .page_size = (uint32_t)number(words->word[1]),
         .limit = number(words->word[2]),
-        .proc_dir = words->count > 3 ? words->word[3] : NULL,
+        .proc_dir = words->count > 3 ? strdup(words->word[3]) : NULL,
     };
-    int error = driver->store ? -EEXIST : zc_store_create(&config, &driver->store);
+    int error = driver->store ? -EEXIST : zc_store_create(&driver->config, &driver->store);
 
     if (!error) {
         driver->page_size = zc_store_page_size(driver->store);
@@ -214,11 +227,16 @@ static void do_stats(zc_pool *pool)
            " compacted_frames=%" PRIu64 " compacted_zpages=%" PRIu64 " reclaimed_frames=%" PRIu64
            " reclaimed_zpages=%" PRIu64 " zpages=%" PRIu64 " same_filled=%" PRIu64
            " raw_pages=%" PRIu64 " zbytes=%" PRIu64 " frames=%" PRIu64 " metadata_bytes=%" PRIu64
-           " used_bytes=%" PRIu64,
+           " used_bytes=%" PRIu64 " writeback_frames=%" PRIu64 " writeback_pages=%" PRIu64
+           " writeback_errors=%" PRIu64 " written_gets=%" PRIu64 " read_errors=%" PRIu64
+           " written_pages=%" PRIu64 " written_bytes=%" PRIu64 " wear_evicted=%" PRIu64
+           " wear_cleaned=%" PRIu64 " wear_metadata=%" PRIu64,
            s.gets, s.gets_found, s.flush_total, s.flush_found, s.flobj_total, s.flobj_found,
            s.put_to_flush, s.dup_puts, s.kept_rejected, s.damaged, s.compacted_frames,
            s.compacted_zpages, s.reclaimed_frames, s.reclaimed_zpages, s.zpages, s.same_filled,
-           s.raw_pages, s.zbytes, s.frames, s.metadata_bytes, s.used_bytes);
+           s.raw_pages, s.zbytes, s.frames, s.metadata_bytes, s.used_bytes, s.writeback_frames,
+           s.writeback_pages, s.writeback_errors, s.written_gets, s.read_errors, s.written_pages,
+           s.written_bytes, s.wear_evicted, s.wear_cleaned, s.wear_metadata);
 }
 
 static void do_totals(struct driver *driver)
@@ -229,9 +247,11 @@ static void do_totals(struct driver *driver)
     printf("limit_bytes=%" PRIu64 " frames=%" PRIu64 " reserve_frames=%" PRIu64
            " metadata_bytes=%" PRIu64 " used_bytes=%" PRIu64 " pers_zpages=%" PRIu64
            " eph_zpages=%" PRIu64 " pers_pageframes=%" PRIu64 " eph_pageframes=%" PRIu64
-           " same_filled=%" PRIu64 " zbytes=%" PRIu64 " pools=%" PRIu64,
+           " same_filled=%" PRIu64 " zbytes=%" PRIu64 " written_pages=%" PRIu64
+           " written_bytes=%" PRIu64 " pers_unsaved=%" PRIu64 " pools=%" PRIu64,
            s.limit_bytes, s.frames, s.reserve_frames, s.metadata_bytes, s.used_bytes, s.pers_zpages,
-           s.eph_zpages, s.pers_pageframes, s.eph_pageframes, s.same_filled, s.zbytes, s.pools);
+           s.eph_zpages, s.pers_pageframes, s.eph_pageframes, s.same_filled, s.zbytes,
+           s.written_pages, s.written_bytes, s.pers_unsaved, s.pools);
 }
 
 static void do_dist(const struct driver *driver, zc_pool *pool)
@@ -345,6 +365,123 @@ static void do_check(const struct driver *driver)
     printf("%s", zc_store_check(driver->store, why, sizeof(why)) == 0 ? "ok" : why);
 }
 
+/* ---- backing stores ---- */
+
+static void run(struct driver *driver, const struct words *words);
+
+/* What others do while a record is read or written. */
+static struct {
+    struct driver *driver;
+    char read[LINE_SIZE], write[LINE_SIZE];
+} meanwhile;
+
+static void run_meanwhile(char *pending)
+{
+    char requests[LINE_SIZE], *rest = requests, *request;
+    struct words words;
+
+    memcpy(requests, pending, sizeof(requests));
+    *pending = '\0';
+    while ((request = strsep(&rest, ";"))) {
+        split(request, &words);
+        if (words.count == 0)
+            continue;
+        run(meanwhile.driver, &words);
+        printf(", ");
+    }
+}
+
+static ssize_t driver_pread(void *arg, int fd, void *bytes, size_t size, uint64_t at)
+{
+    run_meanwhile(meanwhile.read);
+    return faulty_io.pread(arg, fd, bytes, size, at);
+}
+
+static ssize_t driver_pwritev(void *arg, int fd, const struct iovec *iov, int count, uint64_t at)
+{
+    if (faulty_total(iov, count) % ZC_BLOCK == 0 && at >= ZC_WORDS_AT) /* under no lock */
+        run_meanwhile(meanwhile.write);
+    return faulty_io.pwritev(arg, fd, iov, count, at);
+}
+
+static void do_meanwhile(struct driver *driver, const char *request)
+{
+    bool is_read = strncmp(request, "read ", 5) == 0;
+
+    meanwhile.driver = driver;
+    snprintf(is_read ? meanwhile.read : meanwhile.write, LINE_SIZE, "%s", strchr(request, ' '));
+    say_done(0);
+}
+
+static void do_backing(zc_pool *pool, const struct words *words)
+{
+    struct zc_io driver_io = faulty_io;
+    struct zc_pool_backing backing = {
+        .path = words->word[2],
+        .layout = words->word[3],
+        .size = number(words->word[4]),
+        .reset = strcmp(words->word[5], "reset") == 0,
+    };
+    struct zc_text why = {0};
+
+    driver_io.pread = driver_pread;
+    driver_io.pwritev = driver_pwritev;
+    int error = strcmp(backing.path, "none") == 0
+                    ? zc_writeback_detach(pool, &why)
+                    : zc_writeback_attach(pool, &backing, &driver_io, &why);
+
+    say_done(error);
+    if (error)
+        printf(" %s", why.data ? why.data : "");
+    zc_text_free(&why);
+}
+
+static void say_error(int error)
+{
+    char buf[16];
+
+    printf(" %s", error ? zc_errno_name(error, buf) : "ok");
+}
+
+static void do_writeback(zc_pool *pool, const struct words *words)
+{
+    struct zc_written_back done;
+    int error = zc_pool_writeback(pool, number(words->word[2]), &done);
+
+    printf("frames %" PRIu64 " pages %" PRIu64, done.frames, done.pages);
+    say_error(error);
+}
+
+static void do_where(zc_pool *pool, const struct words *words)
+{
+    static const char *const kinds[] = {
+        [ZC_ENTRY_EMPTY] = "none", [ZC_ENTRY_ZPAGE] = "zpage",     [ZC_ENTRY_RAW] = "raw",
+        [ZC_ENTRY_FILL] = "fill",  [ZC_ENTRY_WRITTEN] = "written",
+    };
+    uint64_t object = number(words->word[2]);
+    uint32_t index = (uint32_t)number(words->word[3]);
+    struct zc_shard *shard = zc_shard_of(pool, object, index);
+
+    zc_shard_lock(shard);
+    const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
+    printf("%s", kinds[entry ? entry->kind : ZC_ENTRY_EMPTY]);
+    zc_shard_unlock(shard);
+}
+
+static void do_restart(struct driver *driver, const struct words *words)
+{
+    struct zc_saved saved = {0};
+    int error = 0;
+
+    if (strcmp(words->word[1], "save") == 0)
+        error = zc_store_save(driver->store, &saved);
+    zc_store_destroy(driver->store);
+    if (zc_store_create(&driver->config, &driver->store) != 0)
+        abort();
+    printf("saved %" PRIu64 " lost %" PRIu64, saved.pages, saved.lost);
+    say_error(error);
+}
+
 /* ---- batches ---- */
 
 struct batch {
@@ -434,6 +571,12 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
         do_compact(pool);
     else if (strcmp(command, "reclaim") == 0)
         do_reclaim(driver, pool, words);
+    else if (strcmp(command, "backing") == 0)
+        do_backing(pool, words);
+    else if (strcmp(command, "writeback") == 0)
+        do_writeback(pool, words);
+    else if (strcmp(command, "where") == 0)
+        do_where(pool, words);
     else if (strcmp(command, "damage") == 0)
         say_done(zc_debug_damage(pool, number(words->word[2]), (uint32_t)number(words->word[3])));
     else if (strcmp(command, "stats") == 0)
@@ -474,6 +617,13 @@ static void run(struct driver *driver, const struct words *words)
         do_dictionary(driver, words);
     } else if (strcmp(command, "forget") == 0) {
         say_done(zc_dictionary_remove(driver->store, (uint32_t)number(words->word[1])));
+    } else if (strcmp(command, "restart") == 0) {
+        do_restart(driver, words);
+    } else if (strcmp(command, "fault") == 0) {
+        say_done(faulty_fail(words->word[1], words->word[2], (unsigned)number(words->word[3]),
+                             (unsigned)number(words->word[4])));
+    } else if (strcmp(command, "die") == 0) {
+        say_done(faulty_die((unsigned)number(words->word[1]), strcmp(words->word[2], "half") == 0));
     } else if (strcmp(command, "totals") == 0) {
         do_totals(driver);
     } else if (strcmp(command, "used") == 0) {
@@ -513,16 +663,22 @@ int main(void)
     struct words words;
 
     while (fgets(line, sizeof(line), stdin)) {
+        static const char pending[] = "meanwhile ";
+        bool is_pending = strncmp(line, pending, strlen(pending)) == 0;
+        if (is_pending)
+            do_meanwhile(&driver, line + strlen(pending));
         split(line, &words);
         if (words.count == 0 || words.word[0][0] == '#')
             continue;
-        run(&driver, &words);
+        if (!is_pending)
+            run(&driver, &words);
         printf("\n");
         fflush(stdout);
         check_invariants(&driver, words.word[0]);
     }
     if (driver.store)
         zc_store_destroy(driver.store);
+    free((void *)driver.config.proc_dir);
     free(driver.page);
     return 0;
 }
