@@ -27,7 +27,7 @@ static zc_place place_of(uint32_t index, uint32_t version)
 
 static uint64_t seed_of(const struct zc_backing *backing, zc_place place)
 {
-    return zc_mix64(backing->super.id + zc_mix64(place));
+    return zc_mix64(backing->super.id + zc_mix64(place + zc_mix64(backing->super.object)));
 }
 
 static uint64_t slot_at(uint32_t index)

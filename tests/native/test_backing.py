@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from tests.native.backing import MIB, Died, Key, Record, Store
-from tests.native.driver import CONFIGS
+from tests.native.driver import CONFIGS, program
 from tests.native.test_alloc import PAGE_SIZES
 
 LAYOUTS = ["packed", "in_place"]
@@ -483,6 +484,25 @@ def test_a_store_that_vanished_and_is_back_goes_on(new_store: Callable[..., Stor
     store.check()
     store.new_driver()
     store.start()
+
+
+# ---- threads ----
+
+OPS = {"host": 8000, "host-asan": 4000, "host-tsan": 3000}
+
+
+@pytest.mark.parametrize(("layout", "page_size"), [("packed", 4096), ("packed", 16384), ("in_place", 4096)])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_threads_write_read_and_forget_while_one_cleans(
+    config: str, layout: str, page_size: int, tmp_path: Path
+) -> None:
+    words = [tmp_path / "store", layout, page_size, 9 * MIB * page_size // 4096, 1, OPS[config], 4]
+    command = [str(program(config, "zc_backing_threads")), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-3000:]
+    counts = {name: int(value) for name, value in (pair.split("=") for pair in done.stdout.split())}
+    assert min(counts[what] for what in ("written", "read", "gone", "forgotten")) > 0
+    assert layout == "in_place" or min(counts["moved"], counts["freed"]) > 0
 
 
 # ---- cleaning ----
