@@ -113,7 +113,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert answer == model.put(key, content, compressed, full)
 
     @initialize(
-        some=st.sets(st.sampled_from(POOLS), min_size=1), limited=st.booleans(), layouts=st.tuples(*[layouts] * len(POOLS))
+        some=st.sets(st.sampled_from(POOLS), min_size=1),
+        limited=st.booleans(),
+        layouts=st.tuples(*[layouts] * len(POOLS)),
     )
     def begin(self, some: set[str], limited: bool, layouts: tuple[str, ...]) -> None:
         """The reserve fills itself at its own pace, so what fits under a limit is certain only without it."""
