@@ -16,6 +16,8 @@ _AT_MOST = (
     ("flobj_found", "flobj_total"),
     ("dup_puts", "stored_puts"),
     ("kept_rejected", "stored_puts"),
+    ("written_gets", "gets"),
+    ("read_errors", "written_gets"),
 )
 """Pairs of a pool's counters of which the first counts a part of the second."""
 
@@ -25,7 +27,7 @@ class Verdict:
     wrong: list[str]
     pools: int
     pages: int
-    """That the pools hold."""
+    """That the pools hold, in memory or a backing store."""
     compared: bool
     """The store's sums were held against the pools' counters; under way, they are no snapshot of one moment."""
 
@@ -40,7 +42,7 @@ def check(control: ControlClient) -> Verdict:
     wrong += wrong_in_store(values)
     if is_quiet:
         wrong += wrong_sums(values)
-    held = sum(_held(pool) for pool in pools.values())
+    held = sum(_held(pool) + pool["written_pages"] for pool in pools.values())
     return Verdict(wrong, len(pools), held, is_quiet)
 
 
@@ -103,9 +105,14 @@ def wrong_sums(values: Mapping[str, str]) -> Iterator[str]:
         "eph_pageframes": total("frames", "ephemeral"),
         "same_filled": total("same_filled"),
         "zbytes": total("zbytes"),
+        "written_pages": total("written_pages"),
+        "written_bytes": total("written_bytes"),
     }
     for name, counted in sums.items():
         yield from _equal(f"stats/{name}", int(values[f"stats/{name}"]), "what the pools have", counted)
+    unsaved, most = int(values["stats/pers_unsaved"]), sums["pers_zpages"]
+    if unsaved > most:
+        yield f"stats/pers_unsaved {unsaved} is more than what the pools have, {most}"
     metadata, least = int(values["stats/metadata_bytes"]), total("metadata_bytes")
     if metadata < least:
         yield f"stats/metadata_bytes {metadata} is less than what the pools have, {least}"

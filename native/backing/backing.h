@@ -69,9 +69,8 @@ struct zc_io {
     int (*is_cached)(void *arg, int fd, uint64_t at); /* is the block in the page cache? */
     /* The write side. */
     ssize_t (*pwritev)(void *arg, int fd, const struct iovec *iov, int count, uint64_t at);
-    int (*sync)(void *arg, int fd); /* fdatasync */
-    int (*extend)(void *arg, int fd,
-                  uint64_t size); /* a file, with its space reserved if it can be */
+    int (*sync)(void *arg, int fd);                  /* fdatasync */
+    int (*extend)(void *arg, int fd, uint64_t size); /* of a file; reserves the space if it can */
     int (*zero)(void *arg, int fd, uint64_t at, uint64_t size);    /* -ENOTSUP: write zeros */
     int (*discard)(void *arg, int fd, uint64_t at, uint64_t size); /* the contents are not needed */
 };
@@ -95,20 +94,19 @@ struct zc_backing_config {
  * Opens a store, or makes one: of a new or empty file, of a file or device that begins with zeros, or by
  * `reset`. Nobody else can open it meanwhile. Where the medium takes O_DIRECT, records go by it.
  *
- * -EBUSY: in use; -EEXIST: holds something else; -EINVAL: another pool's, page size, layout or size, or
- * neither file nor device, or a new file without a size; -EUCLEAN: its superblocks are damaged; -ESTALE: not stopped
- * cleanly, and this is another boot, or its last words could not be written; -ENOTSUP:
- * must_be_direct, and it is not; -ENOSPC: too small; -ENOMEM; or what the system says. `why` (never NULL)
- * gets one line that names the path and the way out.
+ * -EBUSY: in use; -EEXIST: holds something else; -EINVAL: of another pool, page size, layout or size, or
+ * neither file nor device; -EUCLEAN: its superblocks are damaged; -ESTALE: not stopped cleanly, and
+ * this is another boot, or its last words could not be written; -ENOTSUP: must_be_direct, and it is not;
+ * -ENOSPC: too small; -ENOENT: no such file, and no size to make one of; -ENOMEM; or what the system
+ * says. `why` (never NULL) gets one line that names the path and the way out; nothing if -ENOMEM.
  */
 int zc_backing_open(const struct zc_backing_config *config, struct zc_backing **out,
                     struct zc_text *why);
 
 struct zc_record {
     uint64_t object;
-    uint32_t index; /* of the first page */
-    uint32_t
-        size; /* bytes, at least 1; packed: less than ZC_RECORD_PAGES pages; in place: a page */
+    uint32_t index;       /* of the first page */
+    uint32_t size;        /* bytes, at least 1; less than ZC_RECORD_PAGES pages; in place: a page */
     uint16_t live;        /* bit i: page index + i is live; not 0 */
     uint8_t pages;        /* 1..ZC_RECORD_PAGES; in place: 1 */
     uint8_t codec, flags; /* the caller's own */
@@ -189,7 +187,8 @@ static inline int zc_backing_forget(struct zc_backing *backing, zc_place place, 
  * Empties the sparsest segments until `want` are free, or until no more can be gained: writes what is live
  * elsewhere, and tells `moved`. If the owner still has the record at `from`, it calls zc_backing_move() and has
  * it at `to` from then on, both under the lock under which it would forget it, and says true; else false.
- * Free segments are discarded. One call at a time. In place there is nothing to clean.
+ * Then discards what is free: a file's space goes back to its file system. One call at a time. In place
+ * there is nothing to clean.
  *
  * Returns how many segments were freed, or -errno.
  */

@@ -85,9 +85,11 @@ void zc_medium_close(struct zc_medium *medium)
 bool zc_medium_is_direct(struct zc_medium *medium, uint64_t at)
 {
     void *block = zc_pages_get(ZC_BLOCK);
+    /* Of a device it is certain, and older systems tell it of files only. */
+    bool is_told = medium->info.is_device || medium->info.tells_direct;
 
     bool is_so =
-        block && medium->is_direct && medium->info.tells_direct &&
+        block && medium->is_direct && is_told &&
         zc_medium_read(medium, medium->data, block, ZC_BLOCK, at) == 0 &&
         zc_medium_write(medium, medium->data, block, ZC_BLOCK, at, ZC_WEAR_METADATA) == 0 &&
         zc_medium_read(medium, medium->data, block, ZC_BLOCK, at) == 0 &&

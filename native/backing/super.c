@@ -14,6 +14,7 @@
 #define COPIES 2u
 #define BLANK_BYTES (128u * 1024) /* zeros there: nobody's */
 #define DATA_ALIGN (1u << 20)
+#define FRONT_BYTES (ZC_WORDS_AT + DATA_ALIGN) /* that are neither words nor data, at most */
 #define SEGMENT_MIN (1u << 20)
 #define SEGMENT_PAGES 32u /* so that the largest record takes half of it at most */
 #define SEGMENTS_MIN 4u
@@ -51,19 +52,37 @@ size_t zc_segment_bytes(uint32_t page_size)
     return zc_max(SEGMENT_MIN, (size_t)SEGMENT_PAGES * page_size);
 }
 
-int zc_geometry(uint64_t size, enum zc_layout layout, uint32_t page_size, struct zc_geometry *out)
+static void set_unit(struct zc_geometry *geometry, enum zc_layout layout, uint32_t page_size)
 {
     bool is_packed = layout == ZC_PACKED;
-    uint64_t most = is_packed ? SEGMENTS_MAX : (uint64_t)UINT32_MAX;
-    uint64_t reserved = ZC_WORDS_AT + DATA_ALIGN;
 
-    out->unit = is_packed ? zc_segment_bytes(page_size) : page_size;
-    out->stride = is_packed ? ZC_SLOTS * sizeof(uint32_t) : sizeof(struct zc_slot);
-    out->count = size > reserved ? (size - reserved) / (out->unit + out->stride) : 0;
+    geometry->unit = is_packed ? zc_segment_bytes(page_size) : page_size;
+    geometry->stride = is_packed ? ZC_SLOTS * sizeof(uint32_t) : sizeof(struct zc_slot);
+}
+
+static uint64_t least_count(enum zc_layout layout)
+{
+    return layout == ZC_PACKED ? SEGMENTS_MIN : 1;
+}
+
+static uint64_t least_size(enum zc_layout layout, uint32_t page_size)
+{
+    struct zc_geometry geometry;
+
+    set_unit(&geometry, layout, page_size);
+    return FRONT_BYTES + least_count(layout) * (geometry.unit + geometry.stride);
+}
+
+int zc_geometry(uint64_t size, enum zc_layout layout, uint32_t page_size, struct zc_geometry *out)
+{
+    uint64_t most = layout == ZC_PACKED ? SEGMENTS_MAX : (uint64_t)UINT32_MAX;
+
+    set_unit(out, layout, page_size);
+    out->count = size > FRONT_BYTES ? (size - FRONT_BYTES) / (out->unit + out->stride) : 0;
     if (out->count > most)
         out->count = most;
     out->data_at = align_up(ZC_WORDS_AT + out->count * out->stride, DATA_ALIGN);
-    return out->count < (is_packed ? SEGMENTS_MIN : 1) ? -ENOSPC : 0;
+    return out->count < least_count(layout) ? -ENOSPC : 0;
 }
 
 /* ---- reading ---- */
@@ -239,12 +258,15 @@ static int make_new(struct zc_backing *backing, const struct zc_backing_config *
     if (getrandom(&super->id, sizeof(super->id), 0) != sizeof(super->id))
         return -EIO;
 
-    if (zc_geometry(super->size, super->layout, super->page_size, &backing->geometry) != 0 ||
-        (medium->info.is_device && super->size > medium->info.size)) {
-        zc_text_add(why, "%llu bytes: %s", (unsigned long long)super->size,
-                    medium->info.is_device && super->size > medium->info.size
-                        ? "more than the device has"
-                        : "too few for a store");
+    if (medium->info.is_device && super->size > medium->info.size) {
+        zc_text_add(why, "%llu bytes are more than the %llu it has",
+                    (unsigned long long)super->size, (unsigned long long)medium->info.size);
+        return -ENOSPC;
+    }
+    if (zc_geometry(super->size, super->layout, super->page_size, &backing->geometry) != 0) {
+        zc_text_add(why, "%llu bytes are too few; %llu make a store",
+                    (unsigned long long)super->size,
+                    (unsigned long long)least_size(super->layout, super->page_size));
         return -ENOSPC;
     }
     if (config->size && medium->info.is_file)

@@ -12,7 +12,6 @@
 #include <string.h>
 
 #include "backing/inside.h"
-#include "base/hash.h"
 
 struct owed {
     uint64_t at;

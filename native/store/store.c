@@ -115,6 +115,22 @@ int zc_store_set_limit(zc_store *store, uint64_t limit)
     return 0;
 }
 
+void zc_store_write_back(zc_store *store)
+{
+    uint32_t id = 0, top;
+
+    pthread_mutex_lock(&store->pools_lock);
+    top = store->next_id;
+    pthread_mutex_unlock(&store->pools_lock);
+    while (++id < top) {
+        zc_pool *pool;
+        if (zc_pool_by_id(store, id, &pool) != 0)
+            continue;
+        zc_writeback_some(pool, SIZE_MAX);
+        zc_pool_release(pool);
+    }
+}
+
 int zc_store_save(zc_store *store, struct zc_saved *out)
 {
     int first = 0;

@@ -26,6 +26,9 @@
 /* The store's part of the control tree; the object is a zc_store. */
 extern const struct zc_node zc_store_nodes[];
 
+/* Writes back what can be, of all pools; others may use the store meanwhile. */
+void zc_store_write_back(zc_store *store);
+
 /* Would a pool take that codec? As zc_pool_set_codec(), but for -E2BIG; `why` gets one line. */
 int zc_codecs_check(zc_store *store, const char *spec, struct zc_text *why);
 

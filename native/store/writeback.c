@@ -264,7 +264,7 @@ static int make_room(struct round *round, int full)
     if (full != -ENOSPC)
         return full == -EAGAIN ? 0 : full;
     zc_backing_get_stats(round->store, &stats);
-    uint32_t want = (uint32_t)(stats.segments / CLEAN_SHARE + 1);
+    uint32_t want = (uint32_t)(stats.free_segments + stats.segments / CLEAN_SHARE + 1);
     int64_t freed = zc_backing_clean(round->store, want, moved, round->pool);
     return freed > 0 ? 0 : freed < 0 ? (int)freed : -ENOSPC;
 }

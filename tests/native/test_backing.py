@@ -7,6 +7,7 @@ import random
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,13 +23,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from bench import zram
+from bench.errors import BenchError
 from tests.native.backing import MIB, Died, Key, Record, Store
 from tests.native.driver import CONFIGS, program
 from tests.native.test_alloc import PAGE_SIZES
+from tests.support import require_or_skip
 
 LAYOUTS = ["packed", "in_place"]
 STEPS = {"host": 40, "host-asan": 30, "host-tsan": 20}
-EXAMPLES = {"host": 60, "host-asan": 20, "host-tsan": 8}
+EXAMPLES = {"host": 50, "host-asan": 20, "host-tsan": 8}
+"""Percent of those of the profile."""
 CALLS = ["pread", "data", "meta", "discard"]
 ERRORS = ["EIO", "ENOSPC", "ENXIO", "EINTR", "short"]
 
@@ -306,7 +311,7 @@ def test_a_backing_store_does_what_its_model_does(config: str, layout: str, page
         machine,
         settings=settings(
             profile,
-            max_examples=min(profile.max_examples, EXAMPLES[config]) if profile.max_examples <= 100 else 300,
+            max_examples=profile.max_examples * EXAMPLES[config] // (100 if page_size < 65536 else 300),
             stateful_step_count=STEPS[config],
         ),
     )
@@ -343,7 +348,7 @@ def scenario(store: Store) -> Iterator[Callable[[], object]]:
     yield store.settle
     if packed:
         yield lambda: store.keep((7, 5), store.live[7, 5].live)
-        yield lambda: store.clean(4)
+        yield lambda: store.clean(100)
     yield lambda: store.forget((7, 5))
     yield lambda: store.close("dirty")
     yield lambda: store.start()
@@ -361,6 +366,8 @@ def add_or_write(store: Store, key: Key, record: Record) -> None:
 def calls_of(store: Store) -> int:
     for step in scenario(store):
         step()
+    moved = [int(answer.split()[3]) for request, answer in store.driver.log if request.startswith("clean")]
+    assert all(moved)
     return int(store.driver.ask("calls"))
 
 
@@ -496,7 +503,7 @@ OPS = {"host": 8000, "host-asan": 4000, "host-tsan": 3000}
 def test_threads_write_read_and_forget_while_one_cleans(
     config: str, layout: str, page_size: int, tmp_path: Path
 ) -> None:
-    words = [tmp_path / "store", layout, page_size, 9 * MIB * page_size // 4096, 1, OPS[config], 4]
+    words = [tmp_path / "store", layout, page_size, 9 * MIB, 1, OPS[config], 4]
     command = [str(program(config, "zc_backing_threads")), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -657,7 +664,11 @@ def test_what_cannot_be_a_store_is_refused(tmp_path: Path, new_store: Callable[.
     assert not (tmp_path / "none").exists()
     assert ask("open", tmp_path, *ways, 0, "pool", "x").startswith("err EISDIR")
     assert ask("open", "/dev/null", *ways, 0, "pool", "x").endswith("neither a block device nor a file")
-    assert ask("open", tmp_path / "small", *ways, 3 * MIB, "pool", "x").startswith("err ENOSPC")
+    small = ask("open", tmp_path / "small", *ways, 3 * MIB, "pool", "x")
+    assert small == f"err ENOSPC backing store {tmp_path}/small: {3 * MIB} bytes are too few; 5341184 make a store"
+    assert ask("open", tmp_path / "small", *ways, 5341184, "pool", "x") == "ok"
+    assert ask("recover") == "found"
+    assert ask("close", "clean") == "ok"
     assert ask("open", tmp_path / "no/dir", *ways, 9 * MIB, "pool", "x").startswith("err ENOENT")
     assert "too long" in ask("open", tmp_path / "a", *ways, 9 * MIB, "p" * 64, "x")
 
@@ -734,6 +745,36 @@ def test_memory_is_no_medium_for_swap(new_store: Callable[..., Store]) -> None:
         assert store.recover() == {}
         write(store, {(1, 1): a_record(store, 1)})
         store.check()
+        store.close("clean")
+
+
+def test_a_block_device_is_one() -> None:
+    with ExitStack() as stack:
+        try:
+            device = stack.enter_context(zram.device("lz4", 16 * MIB))
+        except BenchError as error:
+            require_or_skip("zram", str(error))
+        store, other = (Store("host", device, "packed", 4096, 0) for _ in range(2))
+        stack.callback(lambda: store.driver.end())
+        stack.callback(lambda: other.driver.end())
+        assert "more than the" in store.driver.ask("open", device, "packed", 4096, 17 * MIB, "pool", "x")
+        assert store.open("direct") == "ok"
+        assert store.recover() == {}
+        assert store.driver.stats()["is_direct"] == 1
+        assert other.open("reset").startswith(f"err EBUSY backing store {device}: in use by another")
+        for i in range(1000):
+            add_or_write(store, (1, i), a_record(store, i + 1, 4000))
+        store.commit()
+        store.settle()
+        store.new_driver()
+        store.start()
+        for i in range(0, 1000, 2):
+            store.forget((1, i))
+        assert store.clean(100).split()[1] != "0"
+        assert store.driver.stats()["discarded"] > 0
+        store.check()
+        store.close("clean")
+        store.start()
         store.close("clean")
 
 
