@@ -597,8 +597,12 @@ static void disturb_for(double seconds)
 
     for (double spent = 0; spent < seconds; spent = now() - start) {
         if (spent >= seconds * (double)(soak.sample_count + 1) / (SAMPLES + 1) &&
-            soak.sample_count < SAMPLES)
+            soak.sample_count < SAMPLES) {
             sample(spent);
+            compare();
+        }
+        if (spent >= seconds / 2 && soak.restarts == 0)
+            restart();
         disturb();
         nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
     }
