@@ -21,7 +21,7 @@ REACHED = {
     *["codec ok", "codec err", "compact frames", "reclaim frames", "check ok"],
 }
 """What a run of many examples must have come by, or it proves nothing."""
-SOAK = 50 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 1
+EXPLORES = 50 if os.environ.get("HYPOTHESIS_PROFILE") == "explore" else 1
 
 
 @pytest.mark.parametrize("page_size", [4096, 16384, 65536])
@@ -33,7 +33,7 @@ def test_store_behaves_as_its_model(config: str, page_size: int) -> None:
         "Machine", (StoreMachine,), {"config": config, "page_size": page_size, "reached": Counter()}
     )
     mine = settings(
-        max_examples=EXAMPLES[config] * SOAK,
+        max_examples=EXAMPLES[config] * EXPLORES,
         stateful_step_count=50,
         deadline=None,
         suppress_health_check=list(HealthCheck),
