@@ -16,6 +16,7 @@
 #include "frame/frame.h"
 #include "store/codecs.h"
 #include "store/index.h"
+#include "store/keeper.h"
 #include "store/memory.h"
 
 #define ZC_SHARD_BITS 4u
@@ -33,6 +34,15 @@ enum zc_param {
     ZC_PARAM_ENTROPY_GATE,   /* millibits a byte; 0: none */
     ZC_PARAM_COMPACT_AUTO,   /* bool */
     ZC_PARAMS,
+};
+
+/* The store's, of the limit; all percent. */
+enum zc_store_param {
+    ZC_STORE_HIGH_WATERMARK,
+    ZC_STORE_LOW_WATERMARK,
+    ZC_STORE_ACCEPT,
+    ZC_STORE_PRESSURE_SHRINK, /* of the frames of ephemeral pools */
+    ZC_STORE_PARAMS,
 };
 
 /* Counters are summed over the shards one lock at a time. What one operation counts, it counts in
@@ -74,7 +84,14 @@ struct zc_store {
     size_t page_size;
     struct zc_frames *frames;
     struct zc_memory memory;
+    struct zc_keeper keeper;
+
     _Atomic uint64_t limit; /* bytes */
+    _Atomic uint64_t params[ZC_STORE_PARAMS];
+    atomic_bool refuses; /* the limit refused a put, and usage did not yet fall far enough */
+    /* Batches of puts into ephemeral pools; and how many there had been when none had a frame. */
+    _Atomic uint64_t ephemeral_puts, ephemeral_none;
+    _Atomic uint64_t pressures; /* times that memory was short */
 
     pthread_mutex_t pools_lock;
     struct zc_link pools;
@@ -127,6 +144,9 @@ int zc_pool_create_why(zc_store *store, const struct zc_pool_config *config, zc_
 
 /* Forgets every page. Returns how many. */
 int64_t zc_pool_clear(zc_pool *pool);
+
+/* As zc_pool_reclaim() of an ephemeral pool. Returns the frames freed. */
+size_t zc_pool_evict(zc_pool *pool, size_t frames, enum zc_eviction cause);
 
 /* So many zpages were freed: compacts, where that left the allocator sparse. Takes every lock. */
 void zc_pool_freed(zc_pool *pool, size_t zpages);

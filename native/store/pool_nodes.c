@@ -143,7 +143,7 @@ const struct zc_node zc_pool_param_nodes[] = {
     PARAM("entropy_gate", ZC_NODE_UINT, "millibits a byte", "0..8000", "0", ZC_PARAM_ENTROPY_GATE,
           "a page estimated above this is refused uncompressed (entropy_rejected); 0: none is"),
     PARAM("compact_auto", ZC_NODE_BOOL, "", "0 or 1", "1", ZC_PARAM_COMPACT_AUTO,
-          "compact when flushes have left the frames badly filled"),
+          "compact when flushes and overwriting have left the frames badly filled"),
     {0},
 };
 
@@ -179,6 +179,11 @@ static int show_stat(void *view, const struct zc_node *node, struct zc_text *out
 #define REFUSED(name, which, meaning) \
     POOL_COUNTER(name, refused[which], ZC_NODE_UINT, "puts", meaning)
 
+#define EVICTED(name, cause, why)                                                           \
+    POOL_COUNTER(name, evicted[cause], ZC_NODE_UINT, "pages", "of reclaimed_zpages: " why), \
+        POOL_COUNTER(name "_frames", evicted_frames[cause], ZC_NODE_UINT, "frames",         \
+                     "of reclaimed_frames: " why)
+
 static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(puts, ZC_NODE_UINT, "puts", "puts of pages: stored_puts and all refusals"),
     POOL_STAT(stored_puts, ZC_NODE_UINT, "puts",
@@ -207,6 +212,10 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(compacted_zpages, ZC_NODE_UINT, "pages", "moved by compaction"),
     POOL_STAT(reclaimed_frames, ZC_NODE_UINT, "frames", "freed by reclaim, coldest first"),
     POOL_STAT(reclaimed_zpages, ZC_NODE_UINT, "pages", "given up by reclaim"),
+    EVICTED("evicted_user", ZC_EVICTED_USER, "on demand"),
+    EVICTED("evicted_limit", ZC_EVICTED_LIMIT, "as the store came near its limit"),
+    EVICTED("evicted_pressure", ZC_EVICTED_PRESSURE, "as the system was short of memory"),
+    EVICTED("pers_ate_eph", ZC_PERS_ATE_EPH, "as a persistent put needed the room"),
     POOL_STAT(zpages, ZC_NODE_UINT, "pages", "compressed pages held"),
     POOL_STAT(same_filled, ZC_NODE_UINT, "pages", "same-filled pages held, without a frame"),
     POOL_STAT(raw_pages, ZC_NODE_UINT, "pages", "uncompressed pages held (keep_rejected)"),

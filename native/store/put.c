@@ -5,6 +5,7 @@
 
 #include "base/base.h"
 #include "store/entry.h"
+#include "store/limit.h"
 
 #define CACHE_LINE 64u     /* bytes */
 #define PREFETCH_MAX 4096u /* bytes: more would drive out what is needed first */
@@ -30,7 +31,7 @@ static enum zc_refusal admit_memory(zc_pool *pool)
     struct zc_frames_stats frames;
     struct zc_alloc_stats mine;
 
-    if (!zc_frames_have_room(store->frames))
+    if (!zc_limit_admits(pool))
         return ZC_POLICY_PERCENT_EXCEEDED;
     zc_frames_get_stats(store->frames, &frames);
 
@@ -85,9 +86,12 @@ static void prefetch_to_write(const char *at, size_t size)
 /* A place for the bytes; while its memory comes into the cache, their checksum. */
 static enum zc_refusal place(zc_pool *pool, const void *bytes, size_t size, struct put *put)
 {
-    zc_handle handle = pool->alloc_ops->malloc(pool->alloc, size, put->stamp);
-    if (!handle)
-        return ZC_FAILED_GETFREEPAGES;
+    zc_handle handle;
+
+    while (!(handle = pool->alloc_ops->malloc(pool->alloc, size, put->stamp))) {
+        if (!zc_limit_make_room(pool))
+            return ZC_FAILED_GETFREEPAGES;
+    }
 
     put->made.word = handle;
     put->made.size = (uint32_t)size & 0x1fffff;
@@ -161,7 +165,7 @@ static int refuse(zc_pool *pool, struct zc_shard *shard, const struct zc_key *ke
     shard->stats.refused[refusal]++;
     zc_shard_unlock(shard);
 
-    zc_entry_release(pool, &old);
+    zc_pool_freed(pool, zc_entry_release(pool, &old));
     return (int)refusal;
 }
 
@@ -220,7 +224,7 @@ static int put_finish(zc_pool *pool, const struct put *put)
     shard->stats.stored_puts++;
     zc_shard_unlock(shard);
 
-    zc_entry_release(pool, &old);
+    zc_pool_freed(pool, zc_entry_release(pool, &old));
     return ZC_STORED;
 }
 
@@ -255,6 +259,7 @@ int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pa
 
     put_all(pool, compressor, keys, pages, count, results, zsizes);
     zc_compressor_give(pool, compressor);
+    zc_limit_after_puts(pool);
     return pool->dead ? -ENOENT : 0;
 }
 

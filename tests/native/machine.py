@@ -24,7 +24,9 @@ CHANGES = [
     *[(switch, value) for switch in ("exclusive_gets", "keep_rejected", "checksums") for value in ("0", "1")],
     *[("compact_auto", value) for value in ("0", "1")],
 ]
+CAUSES = ["evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph"]
 MOVED = ["compacted_frames", "compacted_zpages", "reclaimed_frames", "reclaimed_zpages"]
+MOVED += [name for cause in CAUSES for name in (cause, f"{cause}_frames")]
 keys = st.tuples(st.sampled_from(OBJECTS), st.one_of(st.integers(0, 12), st.just(2**32 - 1)))
 pools = st.sampled_from(POOLS)
 seeds = st.integers(0, 30)
@@ -50,8 +52,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.sizes: dict[tuple[str, str], int] = {}
         """What contents compress to by each codec: the same at every put."""
         self.limited = False
+        self.refuses = False
+        """The limit refused a put, perhaps not for the last time."""
         self.limit = 0
         """Set by a rule; 0: the default, which is not reached."""
+        self.evicted: Counter[str] = Counter()
+        """Of each ephemeral pool, pages dropped for others' sake, as last seen."""
 
     def teardown(self) -> None:
         self.reached.update(f"{request.split()[0]} {word.split()[0]}" for request, word in self.answers())
@@ -111,6 +117,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def destroy(self, pool: str) -> None:
         gone = self.model.pop(pool, None)
+        self.evicted.pop(pool, None)
         self.tried.pop(pool, None)
         assert self.driver.ask("destroy", pool) == (f"pages {len(gone.pages)}" if gone else "err ENOENT")
 
@@ -148,8 +155,12 @@ class StoreMachine(RuleBasedStateMachine):
         answer = self.driver.ask("put", pool, *key, content)
         if answer.split()[0] in FULL and self.model[pool].params["zv_page_count_policy_percent"]:
             extent = 8 if self.model[pool].allocator == "zsmalloc" else 1
-            assert used + (extent + 3) * self.page_size + SLACK > self.limit > 0
+            near = used + (extent + 3) * self.page_size + SLACK > self.limit > 0
+            assert near or (self.refuses and used > self.limit * 0.9)
+            self.refuses |= answer.startswith("policy_percent_exceeded")
+            assert self.model[pool].ephemeral or self.driver.totals()["eph_pageframes"] == 0
         self.check_put(pool, key, content, answer)
+        self.settle()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), entries=st.lists(st.tuples(keys, seeds, eighths), min_size=1, max_size=40))
@@ -160,6 +171,7 @@ class StoreMachine(RuleBasedStateMachine):
         answers = self.driver.batch("puts", pool, lines)
         for (key, _, _), content, answer in zip(entries, contents, answers, strict=True):
             self.check_put(pool, key, content, answer)
+        self.settle()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), first=st.integers(0, 300), count=st.integers(1, 64), seed=seeds, eighths=eighths)
@@ -170,6 +182,7 @@ class StoreMachine(RuleBasedStateMachine):
         answers = self.driver.batch("puts", pool, [f"7 {first + i} {contents[i]}" for i in range(count)])
         for i, answer in enumerate(answers):
             self.check_put(pool, (7, first + i), contents[i], answer)
+        self.settle()
 
     @rule(data=st.data(), peek=st.booleans())
     def get(self, data: st.DataObject, peek: bool) -> None:
@@ -251,6 +264,7 @@ class StoreMachine(RuleBasedStateMachine):
         held = {key for key, held in model.pages.items() if held.kind != "fill"}
         if model.ephemeral:
             self.forget_dropped(pool, held)
+            self.evicted[pool] += int(zpages)
             assert not taken
         for page in taken:
             object_id, index, crc32 = (int(number) for number in page.split(":"))
@@ -261,6 +275,34 @@ class StoreMachine(RuleBasedStateMachine):
         assert model.ephemeral or len(taken) == int(zpages)
         if model.ephemeral or share == 8:
             assert int(freed) >= frames or not left
+
+    @precondition(lambda self: self.model)
+    @rule(percent=st.sampled_from([0, 10, 100]))
+    def run_short_of_memory(self, percent: int) -> None:
+        """Every ephemeral pool may give pages up, and none does that for nothing."""
+        before = self.driver.totals()
+        assert self.driver.ask("set", "pressure_shrink_percent", percent) == "ok"
+        assert self.driver.ask("pressure") == "ok"
+        after = self.driver.totals()
+        gone = before["eph_pageframes"] - after["eph_pageframes"]
+        assert gone >= -(-before["eph_pageframes"] * percent // 100)
+        assert gone == 0 or percent
+        assert after["pers_zpages"] == before["pers_zpages"]
+        self.settle()
+
+    def settle(self) -> None:
+        """What was dropped in the background, or for a persistent pool's sake, is not there any more."""
+        assert self.driver.ask("settle") == "ok"
+        for name, model in self.model.items():
+            if not model.ephemeral:
+                continue
+            stats = self.driver.stats(name)
+            evicted = sum(stats[cause] for cause in CAUSES)
+            if evicted != self.evicted[name]:
+                before = len(model.pages)
+                self.forget_dropped(name, {key for key, held in model.pages.items() if held.kind != "fill"})
+                assert before - len(model.pages) == evicted - self.evicted[name]
+                self.evicted[name] = evicted
 
     def forget_dropped(self, pool: str, held: set[Key]) -> None:
         for key in held:
@@ -279,10 +321,12 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.limited)
     @rule(frames=st.sampled_from([None, 0, 2, 20]))
     def set_limit(self, frames: int | None) -> None:
-        """So many frames above what is used."""
+        """So many frames above what is used, or one that ephemeral pages have to make room for."""
         used = self.driver.totals()["used_bytes"]
         self.limit = 0 if frames is None else used + SLACK + frames * self.page_size
+        self.refuses = False
         assert self.driver.ask("limit", self.limit) == "ok"
+        self.settle()
 
     @invariant()
     def counters_agree(self) -> None:
@@ -290,6 +334,9 @@ class StoreMachine(RuleBasedStateMachine):
             stats = self.driver.stats(name)
             frames, metadata, used = (stats.pop(memory) for memory in ("frames", "metadata_bytes", "used_bytes"))
             expected = pool.stats()
+            for moved in ("zpages", "frames"):
+                suffix = "_frames" if moved == "frames" else ""
+                assert stats[f"reclaimed_{moved}"] == sum(stats[cause + suffix] for cause in CAUSES)
             for counter in MOVED:
                 stats.pop(counter)
             assert {key: value for key, value in stats.items() if value} == {
@@ -310,6 +357,8 @@ class StoreMachine(RuleBasedStateMachine):
             expected[f"{kind}_pageframes"] += stats["frames"]
             for both in ("frames", "same_filled", "zbytes"):
                 expected[both] += stats[both]
+        for name in ("pressures", "pressure_source"):
+            totals.pop(name)
         memory = {name: totals.pop(name) for name in ("limit_bytes", "reserve_frames", "metadata_bytes", "used_bytes")}
         assert totals == {name: expected[name] for name in totals}
         frames = totals["frames"] + memory["reserve_frames"]

@@ -29,6 +29,9 @@
  *   totals                               NAME=VALUE … of the store
  *   used                                 store=BYTES os=BYTES   (os: Pss + SwapPss of this process)
  *   bulk POOL OBJECT FIRST COUNT LENGTH  puts pages rand:(FIRST+i):LENGTH; stored N
+ *   set NAME VALUE                       a setting of the store
+ *   settle                               waits until the keeper has nothing left to do
+ *   pressure                             acts as if the OS had said that memory is short
  *
  * Numbers are decimal. CONTENT is fill:WORD, or rand:SEED:LENGTH: LENGTH random bytes, then zeros.
  * A failure is "err NAME".
@@ -43,7 +46,7 @@
 
 #include "base/base.h"
 #include "os_bytes.h"
-#include "store/pool.h"
+#include "store/limit.h"
 
 #define BATCH_MAX 64
 #define LINE_SIZE 512
@@ -200,6 +203,13 @@ static void do_get(struct driver *driver, zc_pool *pool, const struct words *wor
     say_get(driver, result, driver->page);
 }
 
+static const char *const eviction_names[ZC_EVICTIONS] = {
+    [ZC_EVICTED_USER] = "evicted_user",
+    [ZC_EVICTED_LIMIT] = "evicted_limit",
+    [ZC_EVICTED_PRESSURE] = "evicted_pressure",
+    [ZC_PERS_ATE_EPH] = "pers_ate_eph",
+};
+
 static void do_stats(zc_pool *pool)
 {
     struct zc_pool_stats s;
@@ -208,6 +218,9 @@ static void do_stats(zc_pool *pool)
     printf("puts=%" PRIu64 " stored_puts=%" PRIu64, s.puts, s.stored_puts);
     for (int i = 1; i < ZC_REFUSALS; i++)
         printf(" %s=%" PRIu64, zc_refusal_name(i), s.refused[i]);
+    for (int i = 0; i < ZC_EVICTIONS; i++)
+        printf(" %s=%" PRIu64 " %s_frames=%" PRIu64, eviction_names[i], s.evicted[i],
+               eviction_names[i], s.evicted_frames[i]);
     printf(" gets=%" PRIu64 " gets_found=%" PRIu64 " flush_total=%" PRIu64 " flush_found=%" PRIu64
            " flobj_total=%" PRIu64 " flobj_found=%" PRIu64 " put_to_flush=%" PRIu64
            " dup_puts=%" PRIu64 " kept_rejected=%" PRIu64 " damaged=%" PRIu64
@@ -232,6 +245,7 @@ static void do_totals(struct driver *driver)
            " same_filled=%" PRIu64 " zbytes=%" PRIu64 " pools=%" PRIu64,
            s.limit_bytes, s.frames, s.reserve_frames, s.metadata_bytes, s.used_bytes, s.pers_zpages,
            s.eph_zpages, s.pers_pageframes, s.eph_pageframes, s.same_filled, s.zbytes, s.pools);
+    printf(" pressures=%" PRIu64 " pressure_source=%" PRIu64, s.pressures, s.pressure_source);
 }
 
 static void do_dist(const struct driver *driver, zc_pool *pool)
@@ -478,6 +492,14 @@ static void run(struct driver *driver, const struct words *words)
         do_totals(driver);
     } else if (strcmp(command, "used") == 0) {
         do_used(driver);
+    } else if (strcmp(command, "set") == 0) {
+        say_done(zc_store_set_param(driver->store, words->word[1], words->word[2]));
+    } else if (strcmp(command, "settle") == 0) {
+        zc_debug_settle(driver->store);
+        say_done(0);
+    } else if (strcmp(command, "pressure") == 0) {
+        zc_limit_relieve(driver->store);
+        say_done(0);
     } else if (zc_pool_find(driver->store, words->word[1], &pool) != 0) {
         complain(-ENOENT);
     } else {

@@ -44,6 +44,22 @@ enum zc_refusal {
     ZC_REFUSALS = 7, /* one past the last */
 };
 
+/* Why pages of an ephemeral pool were dropped, see the counters pools/NAME/stats/<name>. */
+enum zc_eviction {
+    ZC_EVICTED_USER,     /* zc_pool_reclaim(), of any pool */
+    ZC_EVICTED_LIMIT,    /* the store came near its limit */
+    ZC_EVICTED_PRESSURE, /* the system was short of memory */
+    ZC_PERS_ATE_EPH,     /* a persistent put needed the room */
+    ZC_EVICTIONS,        /* one past the last */
+};
+
+/* Who says that the system is short of memory. */
+enum zc_pressure_source {
+    ZC_PRESSURE_NONE,    /* nobody: there was no pool yet */
+    ZC_PRESSURE_PSI,     /* /proc/pressure/memory */
+    ZC_PRESSURE_MEMINFO, /* /proc/meminfo, looked at once a second */
+};
+
 /* Flags of a get. */
 #define ZC_GET_PEEK 1u /* leave the page where it is, whatever the pool's rule */
 
@@ -83,6 +99,8 @@ struct zc_pool_stats {
     uint64_t damaged;                  /* gets that found the page, but not as it was stored */
     uint64_t compacted_frames, compacted_zpages; /* freed and moved by compaction */
     uint64_t reclaimed_frames, reclaimed_zpages; /* freed and given up by reclaim */
+    uint64_t evicted[ZC_EVICTIONS];              /* reclaimed_zpages by cause */
+    uint64_t evicted_frames[ZC_EVICTIONS];       /* reclaimed_frames by cause */
     uint64_t zpages;                             /* compressed pages held now */
     uint64_t same_filled;                        /* same-filled pages held now */
     uint64_t raw_pages;                          /* uncompressed pages held now */
@@ -102,6 +120,9 @@ struct zc_store_stats {
     uint64_t pers_pageframes, eph_pageframes; /* frames */
     uint64_t same_filled, zbytes;
     uint64_t pools;
+    uint64_t evicted[ZC_EVICTIONS], evicted_frames[ZC_EVICTIONS]; /* of the pools that exist */
+    uint64_t pressures;       /* times that the system was found short of memory */
+    uint64_t pressure_source; /* enum zc_pressure_source */
 };
 
 ZC_API const char *zc_version(void);
@@ -123,6 +144,9 @@ ZC_API uint32_t zc_store_page_size(const zc_store *store);
 ZC_API int zc_store_set_limit(zc_store *store, uint64_t limit);
 /* Ready frames to keep at most when frames come back. */
 ZC_API void zc_store_set_reserve(zc_store *store, size_t frames);
+/* A setting by its name in params/; value as the control tree takes it. -ENOENT: no such setting;
+ * -EINVAL, -ERANGE: bad value. */
+ZC_API int zc_store_set_param(zc_store *store, const char *name, const char *value);
 ZC_API void zc_store_get_stats(zc_store *store, struct zc_store_stats *out);
 
 /*
