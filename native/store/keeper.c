@@ -133,8 +133,7 @@ void zc_keeper_wake(zc_store *store)
     static const uint64_t once = 1;
     struct zc_keeper *keeper = &store->keeper;
 
-    if (!keeper->is_running || atomic_load_explicit(&keeper->woken, memory_order_relaxed) ||
-        atomic_exchange(&keeper->woken, true))
+    if (!keeper->is_running || keeper->woken || atomic_exchange(&keeper->woken, true))
         return;
     while (write(keeper->event, &once, sizeof(once)) < 0 && errno == EINTR)
         ;

@@ -86,6 +86,13 @@ bool zc_limit_has_ephemeral(const zc_store *store)
 
 /* ---- puts ---- */
 
+/* Is the keeper to make room? A limit of a few frames is reached before the high watermark. */
+static bool is_full(const zc_store *store)
+{
+    return store->refuses || used(store) > share_of(store, ZC_STORE_HIGH_WATERMARK) ||
+           !zc_frames_have_room(store->frames);
+}
+
 static bool is_open(zc_store *store)
 {
     if (!zc_frames_have_room(store->frames))
@@ -127,8 +134,7 @@ void zc_limit_after_puts(zc_pool *pool)
     if (pool->kind == ZC_EPHEMERAL)
         is_first = atomic_fetch_add_explicit(&store->ephemeral_puts, 1, memory_order_relaxed) ==
                    store->ephemeral_none;
-    if (is_first || (zc_limit_has_ephemeral(store) &&
-                     (store->refuses || used(store) > share_of(store, ZC_STORE_HIGH_WATERMARK))))
+    if (is_first || (zc_limit_has_ephemeral(store) && is_full(store)))
         zc_keeper_wake(store);
 }
 
@@ -139,19 +145,18 @@ static uint64_t excess(zc_store *store)
 {
     uint64_t low = share_of(store, ZC_STORE_LOW_WATERMARK), now = used(store);
 
-    if (store->refuses) {
+    if (store->refuses)
         low = zc_min(low, share_of(store, ZC_STORE_ACCEPT));
-        if (now <= low && !zc_frames_have_room(store->frames))
-            return 1; /* so small a limit that a frame is more than what is left over the watermark */
-    }
-    return now > low ? now - low : 0;
+    if (now > low)
+        return now - low;
+    return zc_frames_have_room(store->frames) ? 0 : 1;
 }
 
 void zc_limit_keep(zc_store *store)
 {
     uint64_t bytes;
 
-    if (!store->refuses && used(store) <= share_of(store, ZC_STORE_HIGH_WATERMARK))
+    if (!is_full(store))
         return;
     while (!store->keeper.stopping && (bytes = excess(store)) > 0) {
         uint64_t frames = (bytes + store->page_size - 1) / store->page_size;

@@ -21,7 +21,7 @@ void zc_limit_after_puts(zc_pool *pool);
 /* May there be ephemeral pages that frames are to be had from? */
 bool zc_limit_has_ephemeral(const zc_store *store);
 
-/* The keeper's: down to the low watermark, if over the high one or if puts are refused. */
+/* The keeper's: down to the low watermark, if over the high one or out of room. */
 void zc_limit_keep(zc_store *store);
 /* The keeper's: memory is short. */
 void zc_limit_relieve(zc_store *store);

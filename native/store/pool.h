@@ -22,17 +22,20 @@
 #define ZC_SHARD_BITS 4u
 #define ZC_SHARDS (1u << ZC_SHARD_BITS) /* of a pool */
 #define ZC_DIST_BUCKETS 64u             /* of the zpage-size histograms */
+#define ZC_POOR_RUN_MAX 65535u          /* of the parameter poor_run_limit */
 
 /* A pool's parameters, all changeable while it is in use. */
 enum zc_param {
-    ZC_PARAM_MAX_ZSIZE,      /* bytes */
-    ZC_PARAM_MAX_MEAN_ZSIZE, /* bytes */
-    ZC_PARAM_POLICY_PERCENT, /* of RAM */
-    ZC_PARAM_EXCLUSIVE_GETS, /* bool */
-    ZC_PARAM_KEEP_REJECTED,  /* bool */
-    ZC_PARAM_CHECKSUMS,      /* bool */
-    ZC_PARAM_ENTROPY_GATE,   /* millibits a byte; 0: none */
-    ZC_PARAM_COMPACT_AUTO,   /* bool */
+    ZC_PARAM_MAX_ZSIZE,       /* bytes */
+    ZC_PARAM_MAX_MEAN_ZSIZE,  /* bytes */
+    ZC_PARAM_POLICY_PERCENT,  /* of RAM */
+    ZC_PARAM_EXCLUSIVE_GETS,  /* bool */
+    ZC_PARAM_KEEP_REJECTED,   /* bool */
+    ZC_PARAM_CHECKSUMS,       /* bool */
+    ZC_PARAM_ENTROPY_GATE,    /* millibits a byte; 0: none */
+    ZC_PARAM_COMPACT_AUTO,    /* bool */
+    ZC_PARAM_IGNORE_INACTIVE, /* bool */
+    ZC_PARAM_POOR_RUN_LIMIT,  /* pages; 0: none */
     ZC_PARAMS,
 };
 
@@ -75,7 +78,8 @@ struct zc_pool {
     _Atomic uint64_t params[ZC_PARAMS];
     atomic_size_t metadata_bytes; /* of indexes and codecs */
     _Atomic uint32_t clock;       /* calls that touched pages: what zpages are stamped with */
-    atomic_size_t freed;          /* zpages, since the allocator was asked whether it is sparse */
+    _Atomic uint32_t poor_run; /* pages in a row that compressed poorly, or were refused for that */
+    atomic_size_t freed;       /* zpages, since the allocator was asked whether it is sparse */
     pthread_mutex_t compact_lock;
     struct zc_shard shards[ZC_SHARDS];
 };

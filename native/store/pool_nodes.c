@@ -73,7 +73,9 @@ static uint64_t largest(const struct zc_node *node)
 {
     if (node->type == ZC_NODE_PERCENT)
         return 100;
-    return node->type == ZC_NODE_BOOL ? 1 : ZC_ENTROPY_MAX;
+    if (node->type == ZC_NODE_BOOL)
+        return 1;
+    return node->arg == ZC_PARAM_ENTROPY_GATE ? ZC_ENTROPY_MAX : ZC_POOR_RUN_MAX;
 }
 
 static int parse_pool_param(zc_pool *pool, const struct zc_node *node, const char *value,
@@ -144,6 +146,11 @@ const struct zc_node zc_pool_param_nodes[] = {
           "a page estimated above this is refused uncompressed (entropy_rejected); 0: none is"),
     PARAM("compact_auto", ZC_NODE_BOOL, "", "0 or 1", "1", ZC_PARAM_COMPACT_AUTO,
           "compact when flushes and overwriting have left the frames badly filled"),
+    PARAM("nonactive_puts_ignored", ZC_NODE_BOOL, "", "0 or 1", "0", ZC_PARAM_IGNORE_INACTIVE,
+          "pages that the frontend calls inactive are refused (eph_, pers_nonactive_puts_ignored)"),
+    PARAM("poor_run_limit", ZC_NODE_UINT, "pages", "0..65535", "0", ZC_PARAM_POOR_RUN_LIMIT,
+          "after so many compress_poor in a row 15 of 16 pages are refused untried "
+          "(poor_run_refused), until one compresses; 0: all are tried"),
     {0},
 };
 
@@ -196,6 +203,12 @@ static const struct zc_node pool_stat_nodes[] = {
     REFUSED("mean_compress_poor", ZC_MEAN_COMPRESS_POOR,
             "refused: zpage and the pool's mean larger than zv_max_mean_zsize"),
     REFUSED("failed_getfreepages", ZC_FAILED_GETFREEPAGES, "refused: no frame to be had"),
+    REFUSED("eph_nonactive_puts_ignored", ZC_EPH_NONACTIVE_PUTS_IGNORED,
+            "refused in an ephemeral pool: inactive (nonactive_puts_ignored)"),
+    REFUSED("pers_nonactive_puts_ignored", ZC_PERS_NONACTIVE_PUTS_IGNORED,
+            "refused in a persistent pool: inactive (nonactive_puts_ignored)"),
+    REFUSED("poor_run_refused", ZC_POOR_RUN_REFUSED,
+            "refused untried, after many that compressed poorly (poor_run_limit)"),
     POOL_STAT(kept_rejected, ZC_NODE_UINT, "puts",
               "of stored_puts: kept uncompressed (keep_rejected)"),
     POOL_STAT(dup_puts, ZC_NODE_UINT, "puts", "of stored_puts: over an existing page"),

@@ -24,6 +24,9 @@ static const char *const refusal_names[ZC_REFUSALS] = {
     [ZC_COMPRESS_POOR] = "compress_poor",
     [ZC_MEAN_COMPRESS_POOR] = "mean_compress_poor",
     [ZC_FAILED_GETFREEPAGES] = "failed_getfreepages",
+    [ZC_EPH_NONACTIVE_PUTS_IGNORED] = "eph_nonactive_puts_ignored",
+    [ZC_PERS_NONACTIVE_PUTS_IGNORED] = "pers_nonactive_puts_ignored",
+    [ZC_POOR_RUN_REFUSED] = "poor_run_refused",
 };
 
 const char *zc_version(void)

@@ -14,6 +14,7 @@ POOLS = ["p0", "p1", "pz", "e0", "ez"]
 """Persistent and ephemeral; those with a z in zsmalloc."""
 CODECS = ["lz4", "lz4:8", "zstd", "zstd:-5", "zstd:5", "none", "zstd:1:dict=1"]
 FULL = ["policy_percent_exceeded", "failed_getfreepages"]
+UNTRIED = [FULL[0], "poor_run_refused", "eph_nonactive_puts_ignored", "pers_nonactive_puts_ignored"]
 SLACK = 64 * 1024
 """Bytes under its limit at which a store may call itself full, and that its index may go over it."""
 OBJECTS = [0, 7, 2**64 - 1]
@@ -22,7 +23,8 @@ CHANGES = [
     *[("zv_max_mean_zsize", value) for value in ("1/8", "3/8", "5/8", "100%")],
     *[("zv_page_count_policy_percent", value) for value in ("0", "75", "100")],
     *[(switch, value) for switch in ("exclusive_gets", "keep_rejected", "checksums") for value in ("0", "1")],
-    *[("compact_auto", value) for value in ("0", "1")],
+    *[(switch, value) for switch in ("compact_auto", "nonactive_puts_ignored") for value in ("0", "1")],
+    *[("poor_run_limit", value) for value in ("0", "1", "3")],
 ]
 CAUSES = ["evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph"]
 MOVED = ["compacted_frames", "compacted_zpages", "reclaimed_frames", "reclaimed_zpages"]
@@ -84,20 +86,20 @@ class StoreMachine(RuleBasedStateMachine):
         """eighths of a page of random bytes; 0: a same-filled page."""
         return f"rand:{seed}:{self.page_size * eighths // 8}" if eighths else f"fill:{seed}"
 
-    def check_put(self, pool: str, key: Key, content: str, answer: str) -> None:
+    def check_put(self, pool: str, key: Key, content: str, answer: str, *, inactive: bool = False) -> None:
         model = self.model[pool]
         self.tried[pool].add(key)
         word, zsize = answer.split()
         full = word if word in FULL and self.limit else ""
         raw = int(zsize) == self.page_size and model.params["keep_rejected"]
-        if raw or word == "policy_percent_exceeded":
+        if raw or word in UNTRIED:
             # What it compresses to is not told; once it was stored or refused plainly it is known.
             compressed = self.sizes.get((model.codec, content), model.params["zv_max_zsize"] + 1)
         else:
             compressed = int(zsize)
             assert self.sizes.setdefault((model.codec, content), compressed) == compressed
             assert (compressed == 0) == same_filled(content, self.page_size)
-        assert answer == model.put(key, content, compressed, full)
+        assert answer == model.put(key, content, compressed, full, inactive=inactive)
 
     @initialize(some=st.sets(st.sampled_from(POOLS), min_size=1), limited=st.booleans())
     def begin(self, some: set[str], limited: bool) -> None:
@@ -147,19 +149,19 @@ class StoreMachine(RuleBasedStateMachine):
             self.create(pool)
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data(), seed=seeds, eighths=eighths)
-    def put(self, data: st.DataObject, seed: int, eighths: int) -> None:
+    @rule(data=st.data(), seed=seeds, eighths=eighths, inactive=st.booleans())
+    def put(self, data: st.DataObject, seed: int, eighths: int, inactive: bool) -> None:
         pool = self.a_pool(data)
         key, content = self.a_key(data, pool), self.content(seed, eighths)
         used = self.driver.totals()["used_bytes"]
-        answer = self.driver.ask("put", pool, *key, content)
+        answer = self.driver.ask("put-inactive" if inactive else "put", pool, *key, content)
         if answer.split()[0] in FULL and self.model[pool].params["zv_page_count_policy_percent"]:
             extent = 8 if self.model[pool].allocator == "zsmalloc" else 1
             near = used + (extent + 3) * self.page_size + SLACK > self.limit > 0
             assert near or (self.refuses and used > self.limit * 0.9)
             self.refuses |= answer.startswith("policy_percent_exceeded")
             assert self.model[pool].ephemeral or self.driver.totals()["eph_pageframes"] == 0
-        self.check_put(pool, key, content, answer)
+        self.check_put(pool, key, content, answer, inactive=inactive)
         self.settle()
 
     @precondition(lambda self: self.model)
@@ -224,7 +226,13 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data(), change=st.sampled_from(CHANGES))
     def set_param(self, data: st.DataObject, change: tuple[str, str]) -> None:
+        """Under keep_rejected it is not told which pages are poor, so then no run of them is counted."""
         pool, (name, value) = self.a_pool(data), change
+        if name == "poor_run_limit" and self.model[pool].params["keep_rejected"]:
+            value = "0"
+        if name == "keep_rejected":
+            assert self.driver.ask("param", pool, "poor_run_limit", 0) == "ok"
+            self.model[pool].params["poor_run_limit"] = 0
         assert self.driver.ask("param", pool, name, value) == "ok"
         number, _, divisor = value.removesuffix("%").partition("/")
         by = 100 if value.endswith("%") else int(divisor or 1)

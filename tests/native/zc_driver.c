@@ -17,6 +17,7 @@
  *   dictionary SEED SIZE                 id N; random bytes
  *   forget ID                            the dictionary
  *   put POOL OBJECT INDEX CONTENT        stored ZSIZE | REFUSAL ZSIZE
+ *   put-inactive POOL OBJECT INDEX CONTENT
  *   get|peek POOL OBJECT INDEX           page CRC
  *   flush POOL OBJECT INDEX              ok
  *   flobj POOL OBJECT                    pages N
@@ -186,11 +187,12 @@ static void do_pool(struct driver *driver, const struct words *words)
 
 static void do_put(struct driver *driver, zc_pool *pool, const struct words *words)
 {
+    unsigned flags = strcmp(words->word[0], "put-inactive") == 0 ? ZC_PUT_INACTIVE : 0;
     uint32_t zsize = 0;
 
     make_page(driver, words->word[4], driver->page);
     int result = zc_put(pool, number(words->word[2]), (uint32_t)number(words->word[3]),
-                        driver->page, &zsize);
+                        driver->page, flags, &zsize);
     say_put(result, zsize);
 }
 
@@ -281,7 +283,7 @@ static void do_bulk(struct driver *driver, zc_pool *pool, const struct words *wo
         snprintf(content, sizeof(content), "rand:%" PRIu64 ":%s", i, words->word[5]);
         make_page(driver, content, driver->page);
         stored +=
-            zc_put(pool, number(words->word[2]), (uint32_t)i, driver->page, NULL) == ZC_STORED;
+            zc_put(pool, number(words->word[2]), (uint32_t)i, driver->page, 0, NULL) == ZC_STORED;
     }
     printf("stored %" PRIu64, stored);
 }
@@ -400,7 +402,7 @@ static void do_batch(const struct driver *driver, zc_pool *pool, const char *com
 
     read_batch(driver, &batch);
     if (is_put)
-        zc_put_batch(pool, batch.keys, (const void *const *)batch.pages, batch.count, results,
+        zc_put_batch(pool, batch.keys, (const void *const *)batch.pages, batch.count, 0, results,
                      zsizes);
     else if (is_flobj)
         zc_flush_object_batch(pool, batch.objects, batch.count, pages);
@@ -430,7 +432,7 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
     const char *command = words->word[0];
     size_t len = strlen(command);
 
-    if (strcmp(command, "put") == 0)
+    if (strcmp(command, "put") == 0 || strcmp(command, "put-inactive") == 0)
         do_put(driver, pool, words);
     else if (strcmp(command, "get") == 0 || strcmp(command, "peek") == 0)
         do_get(driver, pool, words);

@@ -41,7 +41,10 @@ enum zc_refusal {
     ZC_COMPRESS_POOR = 4,
     ZC_MEAN_COMPRESS_POOR = 5,
     ZC_FAILED_GETFREEPAGES = 6,
-    ZC_REFUSALS = 7, /* one past the last */
+    ZC_EPH_NONACTIVE_PUTS_IGNORED = 7,
+    ZC_PERS_NONACTIVE_PUTS_IGNORED = 8,
+    ZC_POOR_RUN_REFUSED = 9,
+    ZC_REFUSALS = 10, /* one past the last */
 };
 
 /* Why pages of an ephemeral pool were dropped, see the counters pools/NAME/stats/<name>. */
@@ -59,6 +62,9 @@ enum zc_pressure_source {
     ZC_PRESSURE_PSI,     /* /proc/pressure/memory */
     ZC_PRESSURE_MEMINFO, /* /proc/meminfo, looked at once a second */
 };
+
+/* Flags of a put. */
+#define ZC_PUT_INACTIVE 1u /* the page was not in use lately, see nonactive_puts_ignored */
 
 /* Flags of a get. */
 #define ZC_GET_PEEK 1u /* leave the page where it is, whatever the pool's rule */
@@ -225,7 +231,7 @@ ZC_API int64_t zc_pool_destroy(zc_pool *pool);
  * or a negative errno. Whenever the page is not kept, an older page under the key is gone too.
  * *zsize (may be NULL) receives the stored size in bytes, 0 for a same-filled page.
  */
-ZC_API int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page,
+ZC_API int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page, unsigned flags,
                   uint32_t *zsize);
 
 /* Load the page into `page` (page_size bytes). -ENOENT: not here; -EIO: damaged. The page stays in a
@@ -243,7 +249,7 @@ ZC_API int64_t zc_flush_object(zc_pool *pool, uint64_t object);
  * cheaper, not atomic. Return 0, or -ENOENT when the pool is destroyed (results are then undefined).
  */
 ZC_API int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pages,
-                        size_t count, int32_t *results, uint32_t *zsizes);
+                        size_t count, unsigned flags, int32_t *results, uint32_t *zsizes);
 ZC_API int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, size_t count,
                         unsigned flags, int32_t *results);
 ZC_API int zc_flush_page_batch(zc_pool *pool, const struct zc_key *keys, size_t count,
