@@ -134,7 +134,10 @@ void zc_limit_after_puts(zc_pool *pool)
     if (pool->kind == ZC_EPHEMERAL)
         is_first = atomic_fetch_add_explicit(&store->ephemeral_puts, 1, memory_order_relaxed) ==
                    store->ephemeral_none;
-    if (is_first || (zc_limit_has_ephemeral(store) && is_full(store)))
+    bool is_wanted = zc_limit_has_ephemeral(store) && is_full(store);
+    if (is_wanted && pool->kind == ZC_PERSISTENT)
+        store->persistent_wants = true;
+    if (is_first || is_wanted)
         zc_keeper_wake(store);
 }
 
@@ -154,14 +157,16 @@ static uint64_t excess(zc_store *store)
 
 void zc_limit_keep(zc_store *store)
 {
+    bool is_for_persistent = atomic_exchange(&store->persistent_wants, false);
     uint64_t bytes;
 
     if (!is_full(store))
         return;
     while (!store->keeper.stopping && (bytes = excess(store)) > 0) {
         uint64_t frames = (bytes + store->page_size - 1) / store->page_size;
-        if (take(store, zc_min(frames, SLICE_FRAMES), ZC_EVICTED_LIMIT) == 0)
-            return; /* the persistent pools' writeback would come next */
+        if (take(store, zc_min(frames, SLICE_FRAMES),
+                 is_for_persistent ? ZC_PERS_ATE_EPH : ZC_EVICTED_LIMIT) == 0)
+            return; /* persistent pages with somewhere to go are next */
     }
 }
 

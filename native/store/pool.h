@@ -93,6 +93,7 @@ struct zc_store {
     _Atomic uint64_t limit; /* bytes */
     _Atomic uint64_t params[ZC_STORE_PARAMS];
     atomic_bool refuses; /* the limit refused a put, and usage did not yet fall far enough */
+    atomic_bool persistent_wants; /* the keeper is to make room for persistent pages */
     /* Batches of puts into ephemeral pools; and how many there had been when none had a frame. */
     _Atomic uint64_t ephemeral_puts, ephemeral_none;
     _Atomic uint64_t pressures; /* times that memory was short */

@@ -50,9 +50,9 @@ enum zc_refusal {
 /* Why pages of an ephemeral pool were dropped, see the counters pools/NAME/stats/<name>. */
 enum zc_eviction {
     ZC_EVICTED_USER,     /* zc_pool_reclaim(), of any pool */
-    ZC_EVICTED_LIMIT,    /* the store came near its limit */
+    ZC_EVICTED_LIMIT,    /* the store came near its limit by ephemeral puts, or a lower limit */
     ZC_EVICTED_PRESSURE, /* the system was short of memory */
-    ZC_PERS_ATE_EPH,     /* a persistent put needed the room */
+    ZC_PERS_ATE_EPH,     /* persistent pages needed the room */
     ZC_EVICTIONS,        /* one past the last */
 };
 
