@@ -78,7 +78,9 @@ static uint64_t largest(const struct zc_node *node)
 {
     if (node->type == ZC_NODE_PERCENT)
         return 100;
-    return node->type == ZC_NODE_BOOL ? 1 : ZC_ENTROPY_MAX;
+    if (node->type == ZC_NODE_BOOL)
+        return 1;
+    return node->arg == ZC_PARAM_ENTROPY_GATE ? ZC_ENTROPY_MAX : ZC_POOR_RUN_MAX;
 }
 
 static int parse_pool_param(zc_pool *pool, const struct zc_node *node, const char *value,
@@ -150,7 +152,12 @@ const struct zc_node zc_pool_param_nodes[] = {
     PARAM("entropy_gate", ZC_NODE_UINT, "millibits a byte", "0..8000", "0", ZC_PARAM_ENTROPY_GATE,
           "a page estimated above this is refused uncompressed (entropy_rejected); 0: none is"),
     PARAM("compact_auto", ZC_NODE_BOOL, "", "0 or 1", "1", ZC_PARAM_COMPACT_AUTO,
-          "compact when flushes have left the frames badly filled"),
+          "compact when flushes and overwriting have left the frames badly filled"),
+    PARAM("nonactive_puts_ignored", ZC_NODE_BOOL, "", "0 or 1", "0", ZC_PARAM_IGNORE_INACTIVE,
+          "pages that the frontend calls inactive are refused (eph_, pers_nonactive_puts_ignored)"),
+    PARAM("poor_run_limit", ZC_NODE_UINT, "pages", "0..65535", "0", ZC_PARAM_POOR_RUN_LIMIT,
+          "after so many compress_poor in a row 15 of 16 pages are refused untried "
+          "(poor_run_refused), until one compresses; 0: all are tried"),
     PARAM("writeback_budget", ZC_NODE_BYTES, "bytes a day", "0.., K M G", "0",
           ZC_PARAM_WRITEBACK_BUDGET,
           "what writeback may write to the backing store, which wears flash; 0: any number"),
@@ -189,6 +196,11 @@ static int show_stat(void *view, const struct zc_node *node, struct zc_text *out
 #define REFUSED(name, which, meaning) \
     POOL_COUNTER(name, refused[which], ZC_NODE_UINT, "puts", meaning)
 
+#define EVICTED(name, cause, why)                                                           \
+    POOL_COUNTER(name, evicted[cause], ZC_NODE_UINT, "pages", "of reclaimed_zpages: " why), \
+        POOL_COUNTER(name "_frames", evicted_frames[cause], ZC_NODE_UINT, "frames",         \
+                     "of reclaimed_frames: " why)
+
 static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(puts, ZC_NODE_UINT, "puts", "puts of pages: stored_puts and all refusals"),
     POOL_STAT(stored_puts, ZC_NODE_UINT, "puts",
@@ -201,6 +213,12 @@ static const struct zc_node pool_stat_nodes[] = {
     REFUSED("mean_compress_poor", ZC_MEAN_COMPRESS_POOR,
             "refused: zpage and the pool's mean larger than zv_max_mean_zsize"),
     REFUSED("failed_getfreepages", ZC_FAILED_GETFREEPAGES, "refused: no frame to be had"),
+    REFUSED("eph_nonactive_puts_ignored", ZC_EPH_NONACTIVE_PUTS_IGNORED,
+            "refused in an ephemeral pool: inactive (nonactive_puts_ignored)"),
+    REFUSED("pers_nonactive_puts_ignored", ZC_PERS_NONACTIVE_PUTS_IGNORED,
+            "refused in a persistent pool: inactive (nonactive_puts_ignored)"),
+    REFUSED("poor_run_refused", ZC_POOR_RUN_REFUSED,
+            "refused untried, after many that compressed poorly (poor_run_limit)"),
     POOL_STAT(kept_rejected, ZC_NODE_UINT, "puts",
               "of stored_puts: kept uncompressed (keep_rejected, or for the backing store)"),
     POOL_STAT(dup_puts, ZC_NODE_UINT, "puts", "of stored_puts: over an existing page"),
@@ -224,6 +242,10 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(written_gets, ZC_NODE_UINT, "gets", "of gets: of pages in the backing store"),
     POOL_STAT(read_errors, ZC_NODE_UINT, "gets",
               "of written_gets: not to be read, or not as written: EIO"),
+    EVICTED("evicted_user", ZC_EVICTED_USER, "on demand"),
+    EVICTED("evicted_limit", ZC_EVICTED_LIMIT, "as ephemeral pages came near the limit"),
+    EVICTED("evicted_pressure", ZC_EVICTED_PRESSURE, "as the system was short of memory"),
+    EVICTED("pers_ate_eph", ZC_PERS_ATE_EPH, "as persistent pages needed the room"),
     POOL_STAT(zpages, ZC_NODE_UINT, "pages", "compressed pages held"),
     POOL_STAT(same_filled, ZC_NODE_UINT, "pages", "same-filled pages held, without a frame"),
     POOL_STAT(raw_pages, ZC_NODE_UINT, "pages", "uncompressed pages held (keep_rejected)"),

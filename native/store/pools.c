@@ -118,6 +118,7 @@ int zc_pool_create_why(zc_store *store, const struct zc_pool_config *config, zc_
     pool->id = store->next_id++;
     zc_list_add(store->pools.prev, &pool->link);
     store->pool_count++;
+    zc_keeper_start(store);
     pthread_mutex_unlock(&store->pools_lock);
     *out = pool;
     return 0;

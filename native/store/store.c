@@ -10,6 +10,13 @@
 
 #define DEFAULT_LIMIT_PERCENT 25u
 
+static const unsigned default_params[ZC_STORE_PARAMS] = {
+    [ZC_STORE_HIGH_WATERMARK] = 95,
+    [ZC_STORE_LOW_WATERMARK] = 90,
+    [ZC_STORE_ACCEPT] = 90,
+    [ZC_STORE_PRESSURE_SHRINK] = 10,
+};
+
 static const char *const refusal_names[ZC_REFUSALS] = {
     [ZC_POLICY_PERCENT_EXCEEDED] = "policy_percent_exceeded",
     [ZC_LOW_MEMORY] = "low_memory",
@@ -17,6 +24,9 @@ static const char *const refusal_names[ZC_REFUSALS] = {
     [ZC_COMPRESS_POOR] = "compress_poor",
     [ZC_MEAN_COMPRESS_POOR] = "mean_compress_poor",
     [ZC_FAILED_GETFREEPAGES] = "failed_getfreepages",
+    [ZC_EPH_NONACTIVE_PUTS_IGNORED] = "eph_nonactive_puts_ignored",
+    [ZC_PERS_NONACTIVE_PUTS_IGNORED] = "pers_nonactive_puts_ignored",
+    [ZC_POOR_RUN_REFUSED] = "poor_run_refused",
 };
 
 const char *zc_version(void)
@@ -67,6 +77,8 @@ int zc_store_create(const struct zc_store_config *config, zc_store **out)
     zc_dictionaries_init(store);
     zc_list_init(&store->pools);
     store->next_id = 1;
+    for (size_t i = 0; i < ZC_STORE_PARAMS; i++)
+        store->params[i] = default_params[i];
     error = zc_store_set_limit(store, config->limit);
     if (error) {
         zc_store_destroy(store);
@@ -85,6 +97,7 @@ free_store:
 
 void zc_store_destroy(zc_store *store)
 {
+    zc_keeper_stop(store);
     while (!zc_list_empty(&store->pools)) {
         zc_pool *pool = ZC_CONTAINER(store->pools.next, zc_pool, link);
         zc_writeback_close(pool); /* what is in the store is to stay */
@@ -112,6 +125,8 @@ int zc_store_set_limit(zc_store *store, uint64_t limit)
 
     store->limit = limit;
     zc_frames_set_budget(store->frames, limit < SIZE_MAX ? (size_t)limit : SIZE_MAX);
+    store->refuses = false;
+    zc_keeper_wake(store);
     return 0;
 }
 
@@ -183,12 +198,18 @@ void zc_store_get_stats(zc_store *store, struct zc_store_stats *out)
         out->zbytes += stats.zbytes;
         out->written_pages += stats.written_pages;
         out->written_bytes += stats.written_bytes;
+        for (size_t i = 0; i < ZC_EVICTIONS; i++) {
+            out->evicted[i] += stats.evicted[i];
+            out->evicted_frames[i] += stats.evicted_frames[i];
+        }
     }
     out->pools = store->pool_count;
     pthread_mutex_unlock(&store->pools_lock);
 
     zc_frames_get_stats(store->frames, &frames);
     out->limit_bytes = store->limit;
+    out->pressures = store->pressures;
+    out->pressure_source = store->keeper.source;
     out->frames = frames.taken;
     out->reserve_frames = frames.ready;
     out->metadata_bytes = frames.metadata_bytes;

@@ -3,7 +3,7 @@
  * The store layer's contract is <zcache/store.h>; this adds what only the daemon needs.
  *
  * Locks, outermost first:
- *   zc_store.pools_lock         names and ids of pools
+ *   zc_store.pools_lock         names and ids of pools; whether the keeper runs
  *   zc_writeback.running        one writeback of a pool at a time
  *   zc_pool.compact_lock        one compaction of a pool at a time
  *   zc_shard.lock               one shard of a pool's index, and its share of the counters; shared by
@@ -14,7 +14,8 @@
  *   the backing store's         its own; it calls nobody with one held
  *   the allocator's             its lists and records; in which order, it says itself
  *   zc_frames' lock             runs and the reserve
- * zc_memory.lock is taken alone. Nobody holds two shards' locks.
+ * zc_memory.lock is taken alone. Nobody holds two shards' locks. The keeper (keeper.h) holds none while
+ * it sleeps; an allocator's may be taken under pools_lock.
  */
 #ifndef ZC_STORE_STORE_H
 #define ZC_STORE_STORE_H

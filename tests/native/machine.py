@@ -16,6 +16,7 @@ POOLS = ["p0", "p1", "pz", "e0", "ez"]
 """Persistent and ephemeral; those with a z in zsmalloc."""
 CODECS = ["lz4", "lz4:8", "zstd", "zstd:-5", "zstd:5", "none", "zstd:1:dict=1"]
 FULL = ["policy_percent_exceeded", "failed_getfreepages"]
+UNTRIED = [FULL[0], "poor_run_refused", "eph_nonactive_puts_ignored", "pers_nonactive_puts_ignored"]
 SLACK = 64 * 1024
 """Bytes under its limit at which a store may call itself full, and that its index may go over it."""
 STORE_PAGES = 1500
@@ -26,11 +27,14 @@ CHANGES = [
     *[("zv_max_mean_zsize", value) for value in ("1/8", "3/8", "5/8", "100%")],
     *[("zv_page_count_policy_percent", value) for value in ("0", "75", "100")],
     *[(switch, value) for switch in ("exclusive_gets", "keep_rejected", "checksums") for value in ("0", "1")],
-    *[("compact_auto", value) for value in ("0", "1")],
+    *[(switch, value) for switch in ("compact_auto", "nonactive_puts_ignored") for value in ("0", "1")],
+    *[("poor_run_limit", value) for value in ("0", "1", "3")],
 ]
+CAUSES = ["evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph"]
 MOVED = [
     *["compacted_frames", "compacted_zpages", "reclaimed_frames", "reclaimed_zpages"],
     *["writeback_frames", "writeback_errors", "wear_evicted", "wear_cleaned", "wear_metadata"],
+    *[name for cause in CAUSES for name in (cause, f"{cause}_frames")],
 ]
 keys = st.tuples(st.sampled_from(OBJECTS), st.one_of(st.integers(0, 12), st.just(2**32 - 1)))
 pools = st.sampled_from(POOLS)
@@ -66,8 +70,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.wrote = False
         """Pages to a backing store, perhaps, since the start."""
         self.limited = False
+        self.refuses = False
+        """The limit refused a put, perhaps not for the last time."""
         self.limit = 0
         """Set by a rule; 0: the default, which is not reached."""
+        self.evicted: Counter[str] = Counter()
+        """Of each ephemeral pool, pages dropped for others' sake, as last seen."""
 
     def teardown(self) -> None:
         self.reached.update(f"{request.split()[0]} {word.split()[0]}" for request, word in self.answers())
@@ -96,13 +104,13 @@ class StoreMachine(RuleBasedStateMachine):
         """eighths of a page of random bytes; 0: a same-filled page."""
         return f"rand:{seed}:{self.page_size * eighths // 8}" if eighths else f"fill:{seed}"
 
-    def check_put(self, pool: str, key: Key, content: str, answer: str) -> None:
+    def check_put(self, pool: str, key: Key, content: str, answer: str, *, inactive: bool = False) -> None:
         model = self.model[pool]
         self.tried[pool].add(key)
         word, zsize = answer.split()
         full = word if word in FULL and self.limit else ""
         raw = int(zsize) == self.page_size and model.keeps_raw()
-        if raw or word == "policy_percent_exceeded":
+        if raw or word in UNTRIED:
             # What it compresses to is not told; once it was stored or refused plainly it is known.
             unknown = self.page_size if model.codec == "none" else model.params["zv_max_zsize"] + 1
             compressed = self.sizes.get((model.codec, content), unknown)
@@ -110,7 +118,7 @@ class StoreMachine(RuleBasedStateMachine):
             compressed = int(zsize)
             assert self.sizes.setdefault((model.codec, content), compressed) == compressed
             assert (compressed == 0) == same_filled(content, self.page_size)
-        assert answer == model.put(key, content, compressed, full)
+        assert answer == model.put(key, content, compressed, full, inactive=inactive)
 
     @initialize(
         some=st.sets(st.sampled_from(POOLS), min_size=1),
@@ -136,6 +144,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def destroy(self, pool: str) -> None:
         gone = self.model.pop(pool, None)
+        self.evicted.pop(pool, None)
         self.tried.pop(pool, None)
         assert self.driver.ask("destroy", pool) == (f"pages {len(gone.pages)}" if gone else "err ENOENT")
 
@@ -165,17 +174,21 @@ class StoreMachine(RuleBasedStateMachine):
             self.create(pool)
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data(), seed=seeds, eighths=eighths)
-    def put(self, data: st.DataObject, seed: int, eighths: int) -> None:
+    @rule(data=st.data(), seed=seeds, eighths=eighths, inactive=st.booleans())
+    def put(self, data: st.DataObject, seed: int, eighths: int, inactive: bool) -> None:
         pool = self.a_pool(data)
         key, content = self.a_key(data, pool), self.content(seed, eighths)
         used = self.driver.totals()["used_bytes"]
-        answer = self.driver.ask("put", pool, *key, content)
+        answer = self.driver.ask("put-inactive" if inactive else "put", pool, *key, content)
         if answer.split()[0] in FULL and self.model[pool].params["zv_page_count_policy_percent"]:
             used = max(used, self.driver.totals()["used_bytes"])  # a codec's first put makes its state
             extent = 8 if self.model[pool].allocator == "zsmalloc" else 1
-            assert used + (extent + 3) * self.page_size + SLACK > self.limit > 0
-        self.check_put(pool, key, content, answer)
+            near = used + (extent + 3) * self.page_size + SLACK > self.limit > 0
+            assert near or (self.refuses and used > self.limit * 0.9)
+            self.refuses |= answer.startswith("policy_percent_exceeded")
+            assert self.model[pool].ephemeral or self.driver.totals()["eph_pageframes"] == 0
+        self.check_put(pool, key, content, answer, inactive=inactive)
+        self.settle()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), entries=st.lists(st.tuples(keys, seeds, eighths), min_size=1, max_size=40))
@@ -186,6 +199,7 @@ class StoreMachine(RuleBasedStateMachine):
         answers = self.driver.batch("puts", pool, lines)
         for (key, _, _), content, answer in zip(entries, contents, answers, strict=True):
             self.check_put(pool, key, content, answer)
+        self.settle()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), first=st.integers(0, 300), count=st.integers(1, 64), seed=seeds, eighths=eighths)
@@ -196,6 +210,7 @@ class StoreMachine(RuleBasedStateMachine):
         answers = self.driver.batch("puts", pool, [f"7 {first + i} {contents[i]}" for i in range(count)])
         for i, answer in enumerate(answers):
             self.check_put(pool, (7, first + i), contents[i], answer)
+        self.settle()
 
     @rule(data=st.data(), peek=st.booleans())
     def get(self, data: st.DataObject, peek: bool) -> None:
@@ -237,12 +252,22 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data(), change=st.sampled_from(CHANGES))
     def set_param(self, data: st.DataObject, change: tuple[str, str]) -> None:
+        """Where raw pages are kept it is not told which pages are poor, so then no run of them is counted."""
         pool, (name, value) = self.a_pool(data), change
+        model = self.model[pool]
+        if name == "poor_run_limit" and (model.params["keep_rejected"] or model.backing):
+            value = "0"
+        if name == "keep_rejected":
+            self.count_no_poor_runs(pool)
         assert self.driver.ask("param", pool, name, value) == "ok"
         number, _, divisor = value.removesuffix("%").partition("/")
         by = 100 if value.endswith("%") else int(divisor or 1)
         whole = self.page_size if "%" in value or "/" in value else 1
         self.model[pool].params[name] = int(number) * whole // by
+
+    def count_no_poor_runs(self, pool: str) -> None:
+        assert self.driver.ask("param", pool, "poor_run_limit", 0) == "ok"
+        self.model[pool].params["poor_run_limit"] = 0
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), codec=st.sampled_from([*CODECS, "lz5", "zstd:20", "lz4:0", "zstd:3:dict=2"]))
@@ -277,6 +302,7 @@ class StoreMachine(RuleBasedStateMachine):
         held = model.in_memory()
         if model.ephemeral:
             self.forget_dropped(pool, held)
+            self.evicted[pool] += int(zpages)
             assert not taken
         for page in taken:
             object_id, index, crc32 = (int(number) for number in page.split(":"))
@@ -287,6 +313,34 @@ class StoreMachine(RuleBasedStateMachine):
         assert model.ephemeral or len(taken) == int(zpages)
         if model.ephemeral or share == 8:
             assert int(freed) >= frames or not left
+
+    @precondition(lambda self: self.model)
+    @rule(percent=st.sampled_from([0, 10, 100]))
+    def run_short_of_memory(self, percent: int) -> None:
+        """Every ephemeral pool may give pages up, and none does that for nothing."""
+        before = self.driver.totals()
+        assert self.driver.ask("set", "pressure_shrink_percent", percent) == "ok"
+        assert self.driver.ask("pressure") == "ok"
+        after = self.driver.totals()
+        gone = before["eph_pageframes"] - after["eph_pageframes"]
+        assert gone >= -(-before["eph_pageframes"] * percent // 100)
+        assert gone == 0 or percent
+        assert after["pers_zpages"] == before["pers_zpages"]
+        self.settle()
+
+    def settle(self) -> None:
+        """What was dropped in the background, or for a persistent pool's sake, is not there any more."""
+        assert self.driver.ask("settle") == "ok"
+        for name, model in self.model.items():
+            if not model.ephemeral:
+                continue
+            stats = self.driver.stats(name)
+            evicted = sum(stats[cause] for cause in CAUSES)
+            if evicted != self.evicted[name]:
+                before = len(model.pages)
+                self.forget_dropped(name, {key for key, held in model.pages.items() if held.kind != "fill"})
+                assert before - len(model.pages) == evicted - self.evicted[name]
+                self.evicted[name] = evicted
 
     def forget_dropped(self, pool: str, held: set[Key]) -> None:
         for key in held:
@@ -309,6 +363,7 @@ class StoreMachine(RuleBasedStateMachine):
     def attach_new(self, pool: str, layout: str) -> None:
         Path(self.path(pool)).unlink(missing_ok=True)
         assert self.attach(pool, layout) == "ok"
+        self.count_no_poor_runs(pool)
         self.model[pool].backing, self.model[pool].is_well = layout, True
 
     @precondition(lambda self: self.model)
@@ -443,10 +498,12 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.limited)
     @rule(frames=st.sampled_from([None, 0, 2, 20]))
     def set_limit(self, frames: int | None) -> None:
-        """So many frames above what is used."""
+        """So many frames above what is used, or one that ephemeral pages have to make room for."""
         used = self.driver.totals()["used_bytes"]
         self.limit = 0 if frames is None else used + SLACK + frames * self.page_size
+        self.refuses = False
         assert self.driver.ask("limit", self.limit) == "ok"
+        self.settle()
 
     @invariant()
     def counters_agree(self) -> None:
@@ -454,6 +511,9 @@ class StoreMachine(RuleBasedStateMachine):
             stats = self.driver.stats(name)
             frames, metadata, used = (stats.pop(memory) for memory in ("frames", "metadata_bytes", "used_bytes"))
             expected = pool.stats()
+            for moved in ("zpages", "frames"):
+                suffix = "_frames" if moved == "frames" else ""
+                assert stats[f"reclaimed_{moved}"] == sum(stats[cause + suffix] for cause in CAUSES)
             for counter in MOVED:
                 stats.pop(counter)
             assert {key: value for key, value in stats.items() if value} == {
@@ -477,6 +537,8 @@ class StoreMachine(RuleBasedStateMachine):
             expected[f"{kind}_pageframes"] += stats["frames"]
             for both in ("frames", "same_filled", "zbytes", "written_pages", "written_bytes"):
                 expected[both] += stats[both]
+        for name in ("pressures", "pressure_source"):
+            totals.pop(name)
         memory = {name: totals.pop(name) for name in ("limit_bytes", "reserve_frames", "metadata_bytes", "used_bytes")}
         unsaved = totals.pop("pers_unsaved")  # also of a backing store that owes a write
         assert 0 <= unsaved - expected["pers_unsaved"] <= expected["unsaved"]

@@ -36,6 +36,8 @@ class Pool:
     """The last writeback did not fail."""
     in_place: int | None = None
     """The object whose pages are in it, in place; None: not told yet."""
+    poor_run: int = 0
+    """Pages in a row that compressed poorly, or were refused for that."""
 
     def __post_init__(self) -> None:
         self.params = {
@@ -48,17 +50,40 @@ class Pool:
             "entropy_gate": 0,
             "compact_auto": 1,
             "writeback_budget": 0,
+            "nonactive_puts_ignored": 0,
+            "poor_run_limit": 0,
         }
 
     def zpages(self) -> list[Held]:
         return [held for held in self.pages.values() if held.kind == "zpage"]
 
-    def admit(self, content: str, zsize: int, full: str) -> tuple[str, str]:
+    def in_poor_run(self) -> bool:
+        limit = self.params["poor_run_limit"]
+        if limit == 0:
+            self.poor_run = 0
+        if limit == 0 or self.poor_run < limit:
+            return False
+        self.poor_run += 1
+        return (self.poor_run - 1 - limit) % 16 != 15
+
+    def count_poor_run(self, *, poor: bool) -> None:
+        if not poor:
+            self.poor_run = 0
+        elif self.poor_run < self.params["poor_run_limit"]:
+            self.poor_run += 1
+
+    def admit(self, content: str, zsize: int, full: str, *, inactive: bool = False) -> tuple[str, str]:
         """The answer's first word, and the kind it is held as, or would be."""
+        if inactive and self.params["nonactive_puts_ignored"]:
+            return f"{'eph' if self.ephemeral else 'pers'}_nonactive_puts_ignored", "nothing"
         if same_filled(content, self.page_size):
             return "stored", "fill"
         if full == "policy_percent_exceeded" or self.params["zv_page_count_policy_percent"] == 0:
             return "policy_percent_exceeded", "nothing"
+        if self.in_poor_run():
+            if self.keeps_raw():
+                return full or "stored", "raw"
+            return "poor_run_refused", "nothing"
         zpages = self.zpages()
         total = sum(held.zsize for held in zpages)
         refusal = ""
@@ -67,6 +92,7 @@ class Pool:
             refusal = "compress_poor"
         elif zsize > max_mean and zpages and total > max_mean * len(zpages):
             refusal = "mean_compress_poor"
+        self.count_poor_run(poor=refusal == "compress_poor")
         if refusal and self.keeps_raw():
             return full or "stored", "raw"
         return refusal or full or "stored", "zpage"
@@ -74,9 +100,9 @@ class Pool:
     def keeps_raw(self) -> bool:
         return bool(self.params["keep_rejected"] or (self.backing and self.is_well))
 
-    def put(self, key: Key, content: str, compressed: int, full: str = "") -> str:
+    def put(self, key: Key, content: str, compressed: int, full: str = "", *, inactive: bool = False) -> str:
         """The expected answer; `compressed`: what the content compresses to; `full`: the refusal of a full store."""
-        word, kind = self.admit(content, compressed, full)
+        word, kind = self.admit(content, compressed, full, inactive=inactive)
         zsize = {"fill": 0, "nothing": 0, "raw": self.page_size, "zpage": compressed}[kind]
         old = self.pages.pop(key, None)
         self.count["puts"] += 1

@@ -17,6 +17,7 @@
  *   dictionary SEED SIZE                 id N; random bytes
  *   forget ID                            the dictionary
  *   put POOL OBJECT INDEX CONTENT        stored ZSIZE | REFUSAL ZSIZE
+ *   put-inactive POOL OBJECT INDEX CONTENT
  *   get|peek POOL OBJECT INDEX           page CRC
  *   flush POOL OBJECT INDEX              ok
  *   flobj POOL OBJECT                    pages N
@@ -39,6 +40,9 @@
  *   meanwhile read|write REQUEST [; REQUEST…]
  *                                        is carried out within the backing stores' next call that reads
  *                                        or writes records, with the answers before that request's
+ *   set NAME VALUE                       a setting of the store
+ *   settle                               waits until the keeper has nothing left to do
+ *   pressure                             acts as if the OS had said that memory is short
  *
  * Numbers are decimal. CONTENT is fill:WORD, or rand:SEED:LENGTH: LENGTH random bytes, then zeros.
  * A failure is "err NAME".
@@ -55,6 +59,7 @@
 #include "faulty_io.h"
 #include "os_bytes.h"
 #include "store/entry.h"
+#include "store/limit.h"
 #include "store/pool.h"
 
 #define BATCH_MAX 64
@@ -196,11 +201,12 @@ static void do_pool(struct driver *driver, const struct words *words)
 
 static void do_put(struct driver *driver, zc_pool *pool, const struct words *words)
 {
+    unsigned flags = strcmp(words->word[0], "put-inactive") == 0 ? ZC_PUT_INACTIVE : 0;
     uint32_t zsize = 0;
 
     make_page(driver, words->word[4], driver->page);
     int result = zc_put(pool, number(words->word[2]), (uint32_t)number(words->word[3]),
-                        driver->page, &zsize);
+                        driver->page, flags, &zsize);
     say_put(result, zsize);
 }
 
@@ -213,6 +219,13 @@ static void do_get(struct driver *driver, zc_pool *pool, const struct words *wor
     say_get(driver, result, driver->page);
 }
 
+static const char *const eviction_names[ZC_EVICTIONS] = {
+    [ZC_EVICTED_USER] = "evicted_user",
+    [ZC_EVICTED_LIMIT] = "evicted_limit",
+    [ZC_EVICTED_PRESSURE] = "evicted_pressure",
+    [ZC_PERS_ATE_EPH] = "pers_ate_eph",
+};
+
 static void do_stats(zc_pool *pool)
 {
     struct zc_pool_stats s;
@@ -221,6 +234,9 @@ static void do_stats(zc_pool *pool)
     printf("puts=%" PRIu64 " stored_puts=%" PRIu64, s.puts, s.stored_puts);
     for (int i = 1; i < ZC_REFUSALS; i++)
         printf(" %s=%" PRIu64, zc_refusal_name(i), s.refused[i]);
+    for (int i = 0; i < ZC_EVICTIONS; i++)
+        printf(" %s=%" PRIu64 " %s_frames=%" PRIu64, eviction_names[i], s.evicted[i],
+               eviction_names[i], s.evicted_frames[i]);
     printf(" gets=%" PRIu64 " gets_found=%" PRIu64 " flush_total=%" PRIu64 " flush_found=%" PRIu64
            " flobj_total=%" PRIu64 " flobj_found=%" PRIu64 " put_to_flush=%" PRIu64
            " dup_puts=%" PRIu64 " kept_rejected=%" PRIu64 " damaged=%" PRIu64
@@ -252,6 +268,7 @@ static void do_totals(struct driver *driver)
            s.limit_bytes, s.frames, s.reserve_frames, s.metadata_bytes, s.used_bytes, s.pers_zpages,
            s.eph_zpages, s.pers_pageframes, s.eph_pageframes, s.same_filled, s.zbytes,
            s.written_pages, s.written_bytes, s.pers_unsaved, s.pools);
+    printf(" pressures=%" PRIu64 " pressure_source=%" PRIu64, s.pressures, s.pressure_source);
 }
 
 static void do_dist(const struct driver *driver, zc_pool *pool)
@@ -287,7 +304,7 @@ static void do_bulk(struct driver *driver, zc_pool *pool, const struct words *wo
         snprintf(content, sizeof(content), "rand:%" PRIu64 ":%s", i, words->word[5]);
         make_page(driver, content, driver->page);
         stored +=
-            zc_put(pool, number(words->word[2]), (uint32_t)i, driver->page, NULL) == ZC_STORED;
+            zc_put(pool, number(words->word[2]), (uint32_t)i, driver->page, 0, NULL) == ZC_STORED;
     }
     printf("stored %" PRIu64, stored);
 }
@@ -523,7 +540,7 @@ static void do_batch(const struct driver *driver, zc_pool *pool, const char *com
 
     read_batch(driver, &batch);
     if (is_put)
-        zc_put_batch(pool, batch.keys, (const void *const *)batch.pages, batch.count, results,
+        zc_put_batch(pool, batch.keys, (const void *const *)batch.pages, batch.count, 0, results,
                      zsizes);
     else if (is_flobj)
         zc_flush_object_batch(pool, batch.objects, batch.count, pages);
@@ -553,7 +570,7 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
     const char *command = words->word[0];
     size_t len = strlen(command);
 
-    if (strcmp(command, "put") == 0)
+    if (strcmp(command, "put") == 0 || strcmp(command, "put-inactive") == 0)
         do_put(driver, pool, words);
     else if (strcmp(command, "get") == 0 || strcmp(command, "peek") == 0)
         do_get(driver, pool, words);
@@ -628,6 +645,14 @@ static void run(struct driver *driver, const struct words *words)
         do_totals(driver);
     } else if (strcmp(command, "used") == 0) {
         do_used(driver);
+    } else if (strcmp(command, "set") == 0) {
+        say_done(zc_store_set_param(driver->store, words->word[1], words->word[2]));
+    } else if (strcmp(command, "settle") == 0) {
+        zc_debug_settle(driver->store);
+        say_done(0);
+    } else if (strcmp(command, "pressure") == 0) {
+        zc_limit_relieve(driver->store);
+        say_done(0);
     } else if (zc_pool_find(driver->store, words->word[1], &pool) != 0) {
         complain(-ENOENT);
     } else {

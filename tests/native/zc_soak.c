@@ -294,7 +294,7 @@ static void put_some(struct worker *worker, size_t p)
         make_page(page, &keys[i], p, versions[i]);
         pages[i] = page;
     }
-    CHECK(zc_put_batch(soak.pools[p], keys, pages, count, results, NULL) == 0);
+    CHECK(zc_put_batch(soak.pools[p], keys, pages, count, 0, results, NULL) == 0);
     for (size_t i = 0; i < count; i++) {
         if (results[i] < 0 && results[i] != -ENOMEM)
             broken("%s: a put ended with %d", kinds[p].name, results[i]);

@@ -155,7 +155,7 @@ static void put_some(struct worker *worker, zc_pool *pool, char *pages, size_t s
         make_page(pages + i * size, size, keys[i].object, keys[i].index, versions[i]);
         list[i] = pages + i * size;
     }
-    if (zc_put_batch(pool, keys, list, count, results, NULL) == -ENOMEM)
+    if (zc_put_batch(pool, keys, list, count, 0, results, NULL) == -ENOMEM)
         broken("out of memory");
     for (size_t i = 0; i < count; i++) {
         uint64_t *version = known(worker, pool, &keys[i]);

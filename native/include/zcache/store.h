@@ -41,8 +41,30 @@ enum zc_refusal {
     ZC_COMPRESS_POOR = 4,
     ZC_MEAN_COMPRESS_POOR = 5,
     ZC_FAILED_GETFREEPAGES = 6,
-    ZC_REFUSALS = 7, /* one past the last */
+    ZC_EPH_NONACTIVE_PUTS_IGNORED = 7,
+    ZC_PERS_NONACTIVE_PUTS_IGNORED = 8,
+    ZC_POOR_RUN_REFUSED = 9,
+    ZC_REFUSALS = 10, /* one past the last */
 };
+
+/* Why pages of an ephemeral pool were dropped, see the counters pools/NAME/stats/<name>. */
+enum zc_eviction {
+    ZC_EVICTED_USER,     /* zc_pool_reclaim(), of any pool */
+    ZC_EVICTED_LIMIT,    /* the store came near its limit by ephemeral puts, or a lower limit */
+    ZC_EVICTED_PRESSURE, /* the system was short of memory */
+    ZC_PERS_ATE_EPH,     /* persistent pages needed the room */
+    ZC_EVICTIONS,        /* one past the last */
+};
+
+/* Who says that the system is short of memory. */
+enum zc_pressure_source {
+    ZC_PRESSURE_NONE,    /* nobody: there was no pool yet */
+    ZC_PRESSURE_PSI,     /* /proc/pressure/memory */
+    ZC_PRESSURE_MEMINFO, /* /proc/meminfo, looked at once a second */
+};
+
+/* Flags of a put. */
+#define ZC_PUT_INACTIVE 1u /* the page was not in use lately, see nonactive_puts_ignored */
 
 /* Flags of a get. */
 #define ZC_GET_PEEK 1u /* leave the page where it is, whatever the pool's rule */
@@ -83,6 +105,8 @@ struct zc_pool_stats {
     uint64_t damaged;                  /* gets that found the page, but not as it was stored */
     uint64_t compacted_frames, compacted_zpages; /* freed and moved by compaction */
     uint64_t reclaimed_frames, reclaimed_zpages; /* freed and given up by reclaim */
+    uint64_t evicted[ZC_EVICTIONS];              /* reclaimed_zpages by cause */
+    uint64_t evicted_frames[ZC_EVICTIONS];       /* reclaimed_frames by cause */
     uint64_t writeback_frames, writeback_pages;  /* freed and written by writeback */
     uint64_t writeback_errors; /* writebacks that the backing store ended by an error */
     uint64_t written_gets;     /* of gets: of pages in the backing store */
@@ -112,6 +136,9 @@ struct zc_store_stats {
     uint64_t written_pages, written_bytes; /* in backing stores */
     uint64_t pers_unsaved; /* persistent pages that zc_store_save() would find no place for */
     uint64_t pools;
+    uint64_t evicted[ZC_EVICTIONS], evicted_frames[ZC_EVICTIONS]; /* of the pools that exist */
+    uint64_t pressures;       /* times that the system was found short of memory */
+    uint64_t pressure_source; /* enum zc_pressure_source */
 };
 
 ZC_API const char *zc_version(void);
@@ -134,6 +161,9 @@ ZC_API uint32_t zc_store_page_size(const zc_store *store);
 ZC_API int zc_store_set_limit(zc_store *store, uint64_t limit);
 /* Ready frames to keep at most when frames come back. */
 ZC_API void zc_store_set_reserve(zc_store *store, size_t frames);
+/* A setting by its name in params/; value as the control tree takes it. -ENOENT: no such setting;
+ * -EINVAL, -ERANGE: bad value. */
+ZC_API int zc_store_set_param(zc_store *store, const char *name, const char *value);
 ZC_API void zc_store_get_stats(zc_store *store, struct zc_store_stats *out);
 
 /*
@@ -258,7 +288,7 @@ ZC_API int64_t zc_pool_destroy(zc_pool *pool);
  * or a negative errno. Whenever the page is not kept, an older page under the key is gone too.
  * *zsize (may be NULL) receives the stored size in bytes, 0 for a same-filled page.
  */
-ZC_API int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page,
+ZC_API int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page, unsigned flags,
                   uint32_t *zsize);
 
 /* Load the page into `page` (page_size bytes). -ENOENT: not here; -EIO: damaged, or the backing store
@@ -277,7 +307,7 @@ ZC_API int64_t zc_flush_object(zc_pool *pool, uint64_t object);
  * cheaper, not atomic. Return 0, or -ENOENT when the pool is destroyed (results are then undefined).
  */
 ZC_API int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pages,
-                        size_t count, int32_t *results, uint32_t *zsizes);
+                        size_t count, unsigned flags, int32_t *results, uint32_t *zsizes);
 ZC_API int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, size_t count,
                         unsigned flags, int32_t *results);
 ZC_API int zc_flush_page_batch(zc_pool *pool, const struct zc_key *keys, size_t count,
