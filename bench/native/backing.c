@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A packed backing store against fio, in turns, on the same file with the same block size and O_DIRECT:
- * how fast zpages are written that were compressed before. By one thread, which fills a batch and then
- * writes it; and by two, one filling while the other writes, as the store does it.
+ * A packed backing store against fio, in turns, on the same file with the same block size and
+ * O_DIRECT: how fast zpages are written that were compressed before. By one thread, which fills a
+ * batch and then writes it; and by two, one filling while the other writes, as the store does it.
  *
  * Then what is written in all for each byte of zpages: filling; and, a random half freed, with
  * cleaning for as many again.

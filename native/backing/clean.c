@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Cleaning: what is live in the sparsest segment is written elsewhere, and the segment is free. A
- * record's copy is not live, and its old word stands, until the owner says that it has the record: so a
- * kill at any time finds one of the two, or both.
+ * record's copy is not live, and its old word stands, until the owner says that it has the record:
+ * so a kill at any time finds one of the two, or both.
  */
 #include <errno.h>
 #include <string.h>
@@ -59,7 +59,7 @@ static uint32_t free_segments(struct zc_backing *backing)
     return count;
 }
 
-/* Is it empty now? If not, though all went well, something in it is damaged: not to be tried again. */
+/* Is it empty now? If not, though all went well, something in it is damaged: it is left alone. */
 static bool end_of(struct zc_backing *backing, uint32_t number, int error)
 {
     struct zc_segment *segment = &backing->segments[number];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The in-place layout: page i of one object at i * page_size. Beside each is a slot: checksum, version,
- * word. The version, which is in places too, tells a page from what is written over it later.
+ * The in-place layout: page i of one object at i * page_size. Beside each is a slot: checksum,
+ * version, word. The version, which is in places too, tells a page from what is written over it
+ * later.
  */
 #include <errno.h>
 #include <string.h>

@@ -6,8 +6,8 @@
 #include "backing/inside.h"
 
 /*
- * A batch in a segment: head, records, table, zeros to the end of the block. The head can be found and
- * trusted alone; it says where the table is.
+ * A batch in a segment: head, records, table, zeros to the end of the block. The head can be found
+ * and trusted alone; it says where the table is.
  */
 struct zc_head {
     uint32_t magic;
@@ -86,8 +86,8 @@ struct zc_walk {
     void (*visit)(struct zc_walk *walk, const struct zc_record *record, const struct zc_spot *spot);
 };
 
-/* Returns how many words speak of no record that can be found. The segment's sequence is set to that of
- * its records, if there are some. */
+/* Returns how many words speak of no record that can be found. The segment's sequence is set to
+ * that of its records, if there are some. */
 uint32_t zc_segment_walk(struct zc_walk *walk);
 /* Reads the words; *any: one is not 0. */
 int zc_segment_words(struct zc_backing *backing, uint32_t segment, uint32_t words[ZC_SLOTS],

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Segments: taken when they are free, filled from the front by one batch after the other, full, and free
- * again once their last record is dead. Which is taken goes round, so that all wear alike.
+ * Segments: taken when they are free, filled from the front by one batch after the other, full, and
+ * free again once their last record is dead. Which is taken goes round, so that all wear alike.
  */
 #include <errno.h>
 
@@ -98,8 +98,8 @@ static void close_segment(struct zc_backing *backing, struct zc_segment *segment
 }
 
 /*
- * A reader counts itself in, then looks at the life; here it is the other way round. So either it finds
- * the life changed, or is seen here, and the segment is left until later.
+ * A reader counts itself in, then looks at the life; here it is the other way round. So either it
+ * finds the life changed, or is seen here, and the segment is left until later.
  */
 static bool renew(struct zc_backing *backing, struct zc_segment *segment)
 {

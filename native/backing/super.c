@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The superblock says whose store it is, and in which state it was left. It lies there twice, always
- * both written: one that is damaged costs nothing, and never must an older state be believed.
+ * The superblock says whose store it is, and in which state it was left. It lies there twice,
+ * always both written: one that is damaged costs nothing, and never must an older state be
+ * believed.
  */
 #include <errno.h>
 #include <string.h>

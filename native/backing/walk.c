@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What of a segment is live, found from the medium alone. Every byte read here may be damaged, or left
- * from an earlier life of the segment: only what is checked is believed.
+ * What of a segment is live, found from the medium alone. Every byte read here may be damaged, or
+ * left from an earlier life of the segment: only what is checked is believed.
  */
 #include <errno.h>
 #include <string.h>

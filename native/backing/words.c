@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Words: beside each record on the medium, which of its pages are live. A word is written before the
- * call that changes it returns, through the page cache, so that it survives the process.
+ * Words: beside each record on the medium, which of its pages are live. A word is written before
+ * the call that changes it returns, through the page cache, so that it survives the process.
  *
- * Mostly that is one write without a lock. Care is needed while a batch is between commit and settle,
- * because settling must not make live what was forgotten meanwhile; and after a write has failed.
- * Then the words are owed: they are kept here in their order, the superblock says that they are
- * missing, and whoever comes next tries to write them first.
+ * Mostly that is one write without a lock. Care is needed while a batch is between commit and
+ * settle, because settling must not make live what was forgotten meanwhile; and after a write has
+ * failed. Then the words are owed: they are kept here in their order, the superblock says that they
+ * are missing, and whoever comes next tries to write them first.
  */
 #include <errno.h>
 #include <string.h>

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Changes a backing store's bytes, opens it, takes back what it finds, reads and cleans. Whatever was
- * changed: what can be read is what was written last under that key, and what was forgotten stays so.
+ * Changes a backing store's bytes, opens it, takes back what it finds, reads and cleans. Whatever
+ * was changed: what can be read is what was written last under that key, and what was forgotten
+ * stays so.
  *
- * The input is a byte of flags, then changes of 8 bytes each: a region, an operation, 16 bits of where in
- * it, 32 bits of value. By the flags, checksums are made right again after that, so that what they
- * protect is reached too.
+ * The input is a byte of flags, then changes of 8 bytes each: a region, an operation, 16 bits of
+ * where in it, 32 bits of value. By the flags, checksums are made right again after that, so that
+ * what they protect is reached too.
  */
 #include <errno.h>
 

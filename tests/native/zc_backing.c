@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Drives a backing store by lines on standard input, one line of answer each, as a pool would: it knows
- * by key where a page's record is. The system calls below the store can be made to fail, or be the last
- * thing this process does.
+ * Drives a backing store by lines on standard input, one line of answer each, as a pool would: it
+ * knows by key where a page's record is. The system calls below the store can be made to fail, or
+ * be the last thing this process does.
  *
  *   open PATH packed|in_place PAGE_SIZE SIZE POOL CODECS [reset] [direct] [proc=DIR]
  *                                    ok | err NAME WHY

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * zc_backing_threads PATH packed|in_place PAGE_SIZE SIZE SEED OPS THREADS: threads write, read and forget
- * records of one backing store as a pool's do, while one more cleans it. Each record is an entry's,
- * which has a lock; an entry that is the same before and after a read must have been read right. At the
- * end the store is opened again without having been closed cleanly, and must hold what the entries say.
+ * zc_backing_threads PATH packed|in_place PAGE_SIZE SIZE SEED OPS THREADS: threads write, read and
+ * forget records of one backing store as a pool's do, while one more cleans it. Each record is an
+ * entry's, which has a lock; an entry that is the same before and after a read must have been read
+ * right. At the end the store is opened again without having been closed cleanly, and must hold
+ * what the entries say.
  *
  * Prints how often what happened.
  */
