@@ -154,7 +154,7 @@ int zc_store_writeback(void *view, const struct zc_node *node, const char *value
     (void)node;
     if (!error)
         error = zc_pool_writeback(pool, (size_t)frames, &done);
-    if (error == -ENXIO)
+    if (error == -ENXIO && !zc_writeback_is_open(pool))
         zc_text_add(why, "writeback: pool '%s' has no backing store; set pools/%s/backing first",
                     pool->name, pool->name);
     else if (error == -EDQUOT)

@@ -322,7 +322,7 @@ static int run(struct round *round, size_t frames, bool has_budget)
 /* What is not a fault of the store. */
 static bool is_fault(int error)
 {
-    return error && error != -EDQUOT && error != -ENOMEM && error != -ENXIO && error != -ENOENT;
+    return error && error != -EDQUOT && error != -ENOMEM;
 }
 
 /* A store that fails is left alone for a while. */

@@ -402,7 +402,7 @@ class StoreMachine(RuleBasedStateMachine):
         freed, said = self.do_write_back(pool, frames)
         assert said == ("ok" if model.backing else "ENXIO")
         if model.backing:
-            assert freed >= frames or not any(map(model.may_leave, model.in_memory()))
+            assert freed >= frames or not any(map(model.must_leave, model.in_memory()))
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), fault=st.sampled_from(FAULTS), after=st.integers(0, 4), count=st.sampled_from([1, 99]))
@@ -488,7 +488,7 @@ class StoreMachine(RuleBasedStateMachine):
                 model.leave(key)
         objects = {key[0] for key in model.pages}
         assert old.backing == "packed" or len(objects) <= 1
-        assert not save or all(key in model.pages for key in old.pages if model.may_leave(key))
+        assert not save or all(key in model.pages for key in old.pages if model.must_leave(key))
         return len(model.pages)
 
     @invariant()

@@ -145,6 +145,10 @@ class Pool:
             return True
         return key[1] < MANY and self.in_place in (None, key[0])
 
+    def must_leave(self, key: Key) -> bool:
+        """In place whose pages they are may be settled by a batch that failed."""
+        return self.may_leave(key) and (self.backing != "in_place" or self.in_place is not None)
+
     def write_back(self, key: Key) -> None:
         """In place the first page says whose they are."""
         assert self.may_leave(key)
