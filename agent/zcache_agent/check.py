@@ -20,6 +20,8 @@ _AT_MOST = (
     ("read_errors", "written_gets"),
 )
 """Pairs of a pool's counters of which the first counts a part of the second."""
+_CAUSES = ("evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph")
+"""Of the pages that were reclaimed, each; and with _frames of the frames."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ def wrong_in_pool(pool: Mapping[str, int], page_size: int) -> Iterator[str]:
     yield from _equal("puts", pool["puts"], "stored_puts and the refusals", pool["stored_puts"] + refused)
     used = pool["frames"] * page_size + pool["metadata_bytes"]
     yield from _equal("used_bytes", pool["used_bytes"], "frames and metadata_bytes", used)
+    for whole, unit in (("reclaimed_zpages", ""), ("reclaimed_frames", "_frames")):
+        by_cause = sum(pool[cause + unit] for cause in _CAUSES)
+        yield from _equal(whole, pool[whole], "the evictions by cause", by_cause)
     parts = [(part, pool[part], whole, pool[whole]) for part, whole in _AT_MOST]
     for part, count, whole, most in [*parts, ("put_to_flush", pool["put_to_flush"], "the refusals", refused)]:
         if count > most:
@@ -107,6 +112,7 @@ def wrong_sums(values: Mapping[str, str]) -> Iterator[str]:
         "zbytes": total("zbytes"),
         "written_pages": total("written_pages"),
         "written_bytes": total("written_bytes"),
+        **{cause + unit: total(cause + unit) for cause in _CAUSES for unit in ("", "_frames")},
     }
     for name, counted in sums.items():
         yield from _equal(f"stats/{name}", int(values[f"stats/{name}"]), "what the pools have", counted)
