@@ -15,6 +15,8 @@ from tests.native.model import Key, Pool
 POOLS = ["p0", "p1", "pz", "e0", "ez"]
 """Persistent and ephemeral; those with a z in zsmalloc."""
 CODECS = ["lz4", "lz4:8", "zstd", "zstd:-5", "zstd:5", "none", "zstd:1:dict=1"]
+FROM_THE_START = {"e0": ("poor_run_limit", 1), "ez": ("nonactive_puts_ignored", 1)}
+"""Of these pools a parameter that seldom would be drawn together with what it acts on."""
 FULL = ["policy_percent_exceeded", "failed_getfreepages"]
 UNTRIED = [FULL[0], "poor_run_refused", "eph_nonactive_puts_ignored", "pers_nonactive_puts_ignored"]
 SLACK = 64 * 1024
@@ -140,7 +142,13 @@ class StoreMachine(RuleBasedStateMachine):
         kind = "ephemeral" if pool[0] == "e" else "persistent"
         allocator = "zsmalloc" if pool[1] == "z" else "zbud"
         assert self.driver.ask("pool", pool, kind, allocator) == expected
-        self.model.setdefault(pool, Pool(self.page_size, pool[0] == "e", allocator))
+        if pool in self.model:
+            return
+        self.model[pool] = Pool(self.page_size, pool[0] == "e", allocator)
+        if pool in FROM_THE_START:
+            name, value = FROM_THE_START[pool]
+            assert self.driver.ask("param", pool, name, value) == "ok"
+            self.model[pool].params[name] = value
 
     def destroy(self, pool: str) -> None:
         gone = self.model.pop(pool, None)
