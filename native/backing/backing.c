@@ -130,10 +130,9 @@ int zc_backing_set_codecs(struct zc_backing *backing, const void *codecs, size_t
     memcpy(super->codecs, codecs, size);
     super->codecs_size = (uint32_t)size;
     int error = zc_super_write(backing);
-    if (error) {
-        uint64_t serial = super->serial;
-        *super = *before;
-        super->serial = serial;
+    if (error) { /* only these: others read the rest without the lock */
+        memcpy(super->codecs, before->codecs, sizeof(super->codecs));
+        super->codecs_size = before->codecs_size;
     }
     pthread_mutex_unlock(&backing->words);
     free(before);
