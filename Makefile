@@ -39,10 +39,16 @@ test: build ## every test, devices included; ARGS go to pytest
 	$(PYTHON) -m pytest $(ARGS)
 
 .PHONY: soak
-soak: build ## the tests with random seeds and many examples
+SECONDS ?= 1200
+soak: build ## everything at once for SECONDS (1200): docs/soak.md
+	@$(NATIVE) build/host/zc_soak
+	$(PYTHON) -m tools.soak $(SECONDS)
+
+.PHONY: explore
+explore: build ## the tests with random seeds and many examples
 	@tools/system_packages test
 	@$(NATIVE) tests
-	HYPOTHESIS_PROFILE=soak $(PYTHON) -m pytest --timeout=0 $(ARGS)
+	HYPOTHESIS_PROFILE=explore $(PYTHON) -m pytest --timeout=0 $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.stamp ## style, types, layers

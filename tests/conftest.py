@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile(
-    "soak",
+    "explore",
     deadline=None,
     max_examples=2000,
     print_blob=True,

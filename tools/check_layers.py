@@ -31,7 +31,7 @@ PUBLIC = {
     "zcache/heap.h": "heap",
     "zcache/proto.h": "zcached",
 }
-THIRD_PARTY = dict.fromkeys(("lz4.h", "minilzo.h", "xxhash.h", "zstd.h"), "codec")
+THIRD_PARTY = {"lz4.h": "codec", "minilzo.h": "codec", "xxhash.h": "base", "zstd.h": "codec"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
 

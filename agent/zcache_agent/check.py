@@ -16,8 +16,12 @@ _AT_MOST = (
     ("flobj_found", "flobj_total"),
     ("dup_puts", "stored_puts"),
     ("kept_rejected", "stored_puts"),
+    ("written_gets", "gets"),
+    ("read_errors", "written_gets"),
 )
 """Pairs of a pool's counters of which the first counts a part of the second."""
+_CAUSES = ("evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph")
+"""Of the pages that were reclaimed, each; and with _frames of the frames."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Verdict:
     wrong: list[str]
     pools: int
     pages: int
-    """That the pools hold."""
+    """That the pools hold, in memory or a backing store."""
     compared: bool
     """The store's sums were held against the pools' counters; under way, they are no snapshot of one moment."""
 
@@ -40,7 +44,7 @@ def check(control: ControlClient) -> Verdict:
     wrong += wrong_in_store(values)
     if is_quiet:
         wrong += wrong_sums(values)
-    held = sum(_held(pool) for pool in pools.values())
+    held = sum(_held(pool) + pool["written_pages"] for pool in pools.values())
     return Verdict(wrong, len(pools), held, is_quiet)
 
 
@@ -74,6 +78,9 @@ def wrong_in_pool(pool: Mapping[str, int], page_size: int) -> Iterator[str]:
     yield from _equal("puts", pool["puts"], "stored_puts and the refusals", pool["stored_puts"] + refused)
     used = pool["frames"] * page_size + pool["metadata_bytes"]
     yield from _equal("used_bytes", pool["used_bytes"], "frames and metadata_bytes", used)
+    for whole, unit in (("reclaimed_zpages", ""), ("reclaimed_frames", "_frames")):
+        by_cause = sum(pool[cause + unit] for cause in _CAUSES)
+        yield from _equal(whole, pool[whole], "the evictions by cause", by_cause)
     parts = [(part, pool[part], whole, pool[whole]) for part, whole in _AT_MOST]
     for part, count, whole, most in [*parts, ("put_to_flush", pool["put_to_flush"], "the refusals", refused)]:
         if count > most:
@@ -103,9 +110,15 @@ def wrong_sums(values: Mapping[str, str]) -> Iterator[str]:
         "eph_pageframes": total("frames", "ephemeral"),
         "same_filled": total("same_filled"),
         "zbytes": total("zbytes"),
+        "written_pages": total("written_pages"),
+        "written_bytes": total("written_bytes"),
+        **{cause + unit: total(cause + unit) for cause in _CAUSES for unit in ("", "_frames")},
     }
     for name, counted in sums.items():
         yield from _equal(f"stats/{name}", int(values[f"stats/{name}"]), "what the pools have", counted)
+    unsaved, most = int(values["stats/pers_unsaved"]), sums["pers_zpages"]
+    if unsaved > most:
+        yield f"stats/pers_unsaved {unsaved} is more than what the pools have, {most}"
     metadata, least = int(values["stats/metadata_bytes"]), total("metadata_bytes")
     if metadata < least:
         yield f"stats/metadata_bytes {metadata} is less than what the pools have, {least}"

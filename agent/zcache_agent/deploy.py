@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import __version__
 from .binary import Binary, DeployFailed, choose_binary
+from .control import ControlClient
 from .daemon import (
     ALIVE,
     ROOT_DIRECTORIES,
@@ -35,6 +36,8 @@ _SPARE = 64 * 1024
 """Bytes that a directory needs besides the program."""
 _LARGEST_PROGRAM = 64 * 1024 * 1024
 _STOP_SECONDS = 10
+_SAVED_A_SECOND = 4 * 1024 * 1024
+"""Bytes: what a slow flash takes of what a daemon that ends writes to its backing stores."""
 
 Step = Callable[[float, str], None]
 """Told the part done, 0..1, and what is being done."""
@@ -124,11 +127,19 @@ def _check_same(running: Daemon, binary: Binary, options: Options) -> None:
         )
 
 
+def _unsaved(control: ControlClient) -> int:
+    """Persistent pages that are nowhere else, and would find no place in a backing store."""
+    try:
+        return int(control.get("stats/pers_unsaved"))
+    except Refused:
+        return int(control.get("stats/pers_zpages"))  # a daemon that knows no backing stores
+
+
 def check_nothing_held(daemon: Daemon) -> None:
     """Refused: it holds pages that exist nowhere else."""
     try:
         with daemon.control() as control:
-            held = int(control.get("stats/pers_zpages"))
+            held = _unsaved(control)
     except DaemonAbsent as error:
         if error.name != "abi_mismatch":
             return  # it has ended meanwhile
@@ -141,7 +152,7 @@ def check_nothing_held(daemon: Daemon) -> None:
         raise Refused(
             f"{daemon.transport.serial}: {held} persistent pages are held and would be lost",
             name="pages_held",
-            hint="flush them, destroy their pools, or give --force",
+            hint="flush them, destroy their pools, set a backing store, or give --force",
         )
 
 
@@ -382,13 +393,26 @@ exit 0
 )
 
 
+def _saving_seconds(daemon: Daemon) -> int:
+    """What it may need to write its pages to backing stores."""
+    try:
+        with daemon.control() as control:
+            values = control.dump()
+    except ZcacheError:
+        return 0
+    if all(value == "none" for path, value in values.items() if path.endswith("/backing")):
+        return 0
+    return int(values["stats/used_bytes"]) // _SAVED_A_SECOND
+
+
 def stop(daemon: Daemon, force: bool) -> None:
     """Ends it, if it runs. With `force` one that does not end by itself is killed."""
     if not daemon.alive:
         return
-    patience = 10 * _STOP_SECONDS
+    seconds = _STOP_SECONDS + (0 if force else _saving_seconds(daemon))
+    patience = 10 * seconds
     limits = (2 * patience, patience) if force else (patience, patience)
-    stopped = daemon.run(["sh", "-c", _STOP, "sh", str(daemon.pid), *map(str, limits)], timeout=4 * _STOP_SECONDS)
+    stopped = daemon.run(["sh", "-c", _STOP, "sh", str(daemon.pid), *map(str, limits)], timeout=4 * seconds)
     if stopped.code != 0:
         raise DeployFailed(
             f"{daemon.transport.serial}: zcached (pid {daemon.pid}) does not end",

@@ -64,6 +64,7 @@ class Flag(IntFlag):
     KEYS = 1
     SEGMENT = 2
     PEEK = 4
+    INACTIVE = 8
 
 
 NO_FLAGS = Flag(0)
@@ -83,6 +84,9 @@ class Refusal(IntEnum):
     compress_poor = 4
     mean_compress_poor = 5
     failed_getfreepages = 6
+    eph_nonactive_puts_ignored = 7
+    pers_nonactive_puts_ignored = 8
+    poor_run_refused = 9
 
 
 def errno_name(status: int) -> str:
@@ -344,15 +348,16 @@ class PagesClient:
             raise
         self._segment = segment
 
-    def start_put(self, where: Where, pages: Sequence[bytes]) -> Pending:
+    def start_put(self, where: Where, pages: Sequence[bytes], *, inactive: bool = False) -> Pending:
+        flags = Flag.INACTIVE if inactive else NO_FLAGS
         data = b"".join(pages)
         if len(data) != _count(where) * self.hello.page_size:
             raise ValueError(f"{len(data)} bytes are not {_count(where)} pages")
         if not self._segment:
-            return self._start(_request(Op.PUT, where, payload=data))
+            return self._start(_request(Op.PUT, where, flags, data))
         self._make_room()
         self._region(self._next_id)[: len(data)] = data
-        return self._start(_request(Op.PUT, where, Flag.SEGMENT, self._offsets(_count(where))))
+        return self._start(_request(Op.PUT, where, flags | Flag.SEGMENT, self._offsets(_count(where))))
 
     def start_get(self, where: Where, *, peek: bool = False) -> Pending:
         flags = Flag.PEEK if peek else NO_FLAGS
@@ -369,8 +374,8 @@ class PagesClient:
         assert pending.results is not None
         return pending.results
 
-    def put(self, where: Where, pages: Sequence[bytes]) -> Results:
-        return self.finish(self.start_put(where, pages))
+    def put(self, where: Where, pages: Sequence[bytes], *, inactive: bool = False) -> Results:
+        return self.finish(self.start_put(where, pages, inactive=inactive))
 
     def get(self, where: Where, *, peek: bool = False) -> Results:
         return self.finish(self.start_get(where, peek=peek))

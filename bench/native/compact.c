@@ -75,7 +75,7 @@ static void *other_main(void *arg)
         double middle = now_ns();
         distinct(other->pages, i, page);
         double after = now_ns();
-        if (zc_put(other->pool, object, index, page, NULL) != ZC_STORED)
+        if (zc_put(other->pool, object, index, page, 0, NULL) != ZC_STORED)
             die("a page is refused that was stored", "store");
         double end = now_ns();
         note(&other->of[phase], middle - start);

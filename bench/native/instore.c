@@ -61,7 +61,7 @@ double store_put(zc_pool *pool, const struct pages *pages)
             keys[k] = (struct zc_key){.object = 1, .index = (uint32_t)(pages->first + i + k)};
             list[k] = page_at(pages, i + k);
         }
-        zc_put_batch(pool, keys, list, count, results, NULL);
+        zc_put_batch(pool, keys, list, count, 0, results, NULL);
     }
     return (now_ns() - start) / (double)pages->count;
 }
@@ -103,7 +103,7 @@ double put_distinct(zc_pool *pool, const struct pages *pages, uint64_t from, uin
             key_of(i + k, &keys[k].object, &keys[k].index);
         }
         double start = now_ns();
-        zc_put_batch(pool, keys, list, count, results, NULL);
+        zc_put_batch(pool, keys, list, count, 0, results, NULL);
         spent += now_ns() - start;
     }
     free(room);

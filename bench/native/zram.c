@@ -163,7 +163,7 @@ static uint64_t put_and_verify(zc_pool *pool, const struct pages *pages, char *r
     uint64_t refused = 0;
 
     for (size_t i = 0; i < pages->count; i++) {
-        int result = zc_put(pool, 1, (uint32_t)i, page_at(pages, i), NULL);
+        int result = zc_put(pool, 1, (uint32_t)i, page_at(pages, i), 0, NULL);
         if (result != ZC_STORED) {
             refused++;
             continue;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Codecs: how a page becomes a zpage and a page again. Also what is said of bytes on the way: the
- * checksum of a zpage, the estimated entropy of a page.
+ * Codecs: how a page becomes a zpage and a page again. Also the estimated entropy of a page.
  *
  * A codec and a dictionary never change once they are made, and any number of threads may read them.
  * What a running compression or decompression changes is its state, which belongs to one thread at a
@@ -97,15 +96,6 @@ static inline int zc_decompress(const struct zc_codec *codec, void *state, const
                                 size_t size, void *page)
 {
     return codec->decompress(codec, state, src, size, page);
-}
-
-/* XXH3, 64 bits. */
-uint64_t zc_hash(const void *bytes, size_t size);
-
-/* What a zpage is verified by. */
-static inline uint32_t zc_checksum(const void *bytes, size_t size)
-{
-    return (uint32_t)zc_hash(bytes, size);
 }
 
 /* The estimated entropy of a page in millibits a byte, 0..ZC_ENTROPY_MAX, from a sample of it. Of random

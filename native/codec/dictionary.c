@@ -7,6 +7,7 @@
 #include <zstd.h>
 
 #include "base/base.h"
+#include "base/hash.h"
 #include "codec/kind.h"
 
 struct zc_dictionary {

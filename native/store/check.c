@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/hash.h"
 #include "store/entry.h"
 
 struct walk {
@@ -15,6 +16,23 @@ struct walk {
     uint64_t dist[ZC_DIST_BUCKETS];
 };
 
+static bool has_codec(struct walk *walk, const struct zc_entry *entry, unsigned codec)
+{
+    if (codec < ZC_POOL_CODECS && zc_codecs_at(&walk->pool->codecs, codec)) {
+        walk->codec_zpages[codec]++;
+        return true;
+    }
+    zc_text_add(walk->why, "index %u: its codec %u is not there", entry->index, codec);
+    return false;
+}
+
+/* What is in the backing store is not read. */
+static bool check_written(struct walk *walk, const struct zc_entry *entry)
+{
+    walk->found.written_pages++;
+    return !zc_written_is_compressed(entry) || has_codec(walk, entry, zc_written_codec(entry));
+}
+
 static bool check_entry(void *arg, uint32_t number, const struct zc_entry *entry)
 {
     struct walk *walk = arg;
@@ -24,6 +42,8 @@ static bool check_entry(void *arg, uint32_t number, const struct zc_entry *entry
         walk->found.same_filled++;
         return true;
     }
+    if (zc_entry_is_written(entry))
+        return check_written(walk, entry);
     struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
     uint32_t high = number << ZC_SHARD_BITS | (uint32_t)(walk->shard - pool->shards);
     if (zc_owner_get(zpage.head) != ((uint64_t)high << 32 | entry->index)) {
@@ -38,13 +58,10 @@ static bool check_entry(void *arg, uint32_t number, const struct zc_entry *entry
         walk->found.raw_pages++;
         return true;
     }
-    if (entry->codec >= ZC_POOL_CODECS || !zc_codecs_at(&pool->codecs, entry->codec)) {
-        zc_text_add(walk->why, "index %u: its codec %u is not there", entry->index, entry->codec);
+    if (!has_codec(walk, entry, entry->codec))
         return false;
-    }
     walk->found.zpages++;
     walk->found.zbytes += entry->size;
-    walk->codec_zpages[entry->codec]++;
     walk->dist[zc_dist_bucket(pool, entry->size)]++;
     return true;
 }
@@ -65,6 +82,8 @@ static const char *check_counters(const struct walk *walk)
         return "zbytes is not what the index has";
     if (stats->same_filled != walk->found.same_filled || stats->raw_pages != walk->found.raw_pages)
         return "same_filled or raw_pages is not what the index has";
+    if (stats->written_pages != walk->found.written_pages)
+        return "written_pages is not what the index has";
     if (memcmp(shard->curr_dist, walk->dist, sizeof(walk->dist)) != 0)
         return "zv_curr_dist_counts is not what the index has";
     for (size_t i = 0; i < ZC_POOL_CODECS; i++) {

@@ -63,9 +63,11 @@ int zc_codecs_init(zc_pool *pool, const char *spec, struct zc_text *why)
 {
     int error = codec_new(pool, spec, &pool->codecs.by_number[0].codec, why);
 
-    if (!error)
-        pthread_mutex_init(&pool->codecs.lock, NULL);
-    return error;
+    if (error)
+        return error;
+    pool->codecs.by_number[0].serial = pool->codecs.serials = 1;
+    pthread_mutex_init(&pool->codecs.lock, NULL);
+    return 0;
 }
 
 void zc_codecs_fini(zc_pool *pool)
@@ -127,7 +129,22 @@ static unsigned number_for(zc_pool *pool, const struct zc_codec *codec)
     return number;
 }
 
-int zc_codecs_set(zc_pool *pool, const char *spec, struct zc_text *why)
+/* A number for the codec, which is taken over if its like is not there yet: then *codec is NULL. */
+static int add_locked(zc_pool *pool, struct zc_codec **codec, unsigned *number)
+{
+    *number = number_for(pool, *codec);
+    if (*number == ZC_POOL_CODECS)
+        return -E2BIG;
+    if (!pool->codecs.by_number[*number].codec) {
+        pool->codecs.by_number[*number].codec = *codec;
+        pool->codecs.by_number[*number].serial = ++pool->codecs.serials;
+        *codec = NULL;
+    }
+    return 0;
+}
+
+static int add(zc_pool *pool, const char *spec, bool is_current, unsigned *number,
+               struct zc_text *why)
 {
     struct zc_codec *codec;
     int error = codec_new(pool, spec, &codec, why);
@@ -135,24 +152,38 @@ int zc_codecs_set(zc_pool *pool, const char *spec, struct zc_text *why)
         return error;
 
     pthread_mutex_lock(&pool->codecs.lock);
-    unsigned number = number_for(pool, codec);
-    if (number == ZC_POOL_CODECS) {
-        error = -E2BIG;
-        if (why)
-            zc_text_add(why,
-                        "codec '%s': pages of %u other codecs are still held; flush some first",
-                        spec, ZC_POOL_CODECS);
-    } else if (!pool->codecs.by_number[number].codec) {
-        pool->codecs.by_number[number].codec = codec;
-        codec = NULL;
-    }
-    if (!error)
-        pool->codecs.current = number;
+    error = add_locked(pool, &codec, number);
+    if (error && why)
+        zc_text_add(why, "codec '%s': pages of %u other codecs are still held; flush some first",
+                    spec, ZC_POOL_CODECS);
+    else if (!error && is_current)
+        pool->codecs.current = *number;
+    else if (!error)
+        pool->codecs.by_number[*number].users++;
     pthread_mutex_unlock(&pool->codecs.lock);
 
     if (codec)
         codec_free(pool, codec);
     return error;
+}
+
+int zc_codecs_set(zc_pool *pool, const char *spec, struct zc_text *why)
+{
+    unsigned number;
+
+    return add(pool, spec, true, &number, why);
+}
+
+int zc_codecs_hold(zc_pool *pool, const char *spec, unsigned *number, struct zc_text *why)
+{
+    return add(pool, spec, false, number, why);
+}
+
+void zc_codecs_drop(zc_pool *pool, unsigned number)
+{
+    pthread_mutex_lock(&pool->codecs.lock);
+    pool->codecs.by_number[number].users--;
+    pthread_mutex_unlock(&pool->codecs.lock);
 }
 
 void zc_codecs_show(zc_pool *pool, struct zc_text *out)

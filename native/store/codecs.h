@@ -42,10 +42,12 @@ struct zc_codecs {
     unsigned current; /* of new pages */
     struct {
         struct zc_codec *codec; /* NULL: the number is free */
-        size_t users;           /* compressors that are lent */
+        uint64_t serial;        /* which codec of all that the pool ever had, from 1 on */
+        size_t users;           /* compressors that are lent, and who else holds on to it */
         struct zc_compressor *compressors;
     } by_number[ZC_POOL_CODECS];
     struct zc_decompressor *decompressors;
+    uint64_t serials;
 };
 
 /* -EINVAL, -ENOENT, -ENOMEM as zc_codec_create(). `why` may be NULL. */
@@ -53,6 +55,10 @@ int zc_codecs_init(zc_pool *pool, const char *spec, struct zc_text *why);
 void zc_codecs_fini(zc_pool *pool);
 /* The codec of new pages from now on. Also -E2BIG: too many are in use. */
 int zc_codecs_set(zc_pool *pool, const char *spec, struct zc_text *why);
+/* The number of a codec that pages come with, until zc_codecs_drop() for those that have come. As
+ * zc_codecs_set(). */
+int zc_codecs_hold(zc_pool *pool, const char *spec, unsigned *number, struct zc_text *why);
+void zc_codecs_drop(zc_pool *pool, unsigned number);
 /* Forgets codecs of which no page is left. */
 void zc_codecs_prune(zc_pool *pool);
 void zc_codecs_show(zc_pool *pool, struct zc_text *out);
@@ -76,6 +82,8 @@ void zc_dictionaries_init(zc_store *store);
 void zc_dictionaries_fini(zc_store *store);
 /* A reference; NULL: there is none of that number. */
 struct zc_dictionary *zc_dictionaries_find(zc_store *store, uint32_t id);
+/* The number of the one whose bytes have that hash; 0: there is none. */
+uint32_t zc_dictionaries_by_hash(zc_store *store, uint64_t hash);
 /* Hands the number of each to `emit`, in order, until that says other than 0. */
 int zc_dictionaries_list(zc_store *store, int (*emit)(void *arg, uint32_t id), void *arg);
 

@@ -58,6 +58,20 @@ struct zc_dictionary *zc_dictionaries_find(zc_store *store, uint32_t id)
     return found;
 }
 
+uint32_t zc_dictionaries_by_hash(zc_store *store, uint64_t hash)
+{
+    uint32_t id = 0;
+
+    pthread_mutex_lock(&store->dictionaries_lock);
+    for (struct zc_link *at = store->dictionaries.next; at != &store->dictionaries; at = at->next) {
+        const struct zc_dictionary *dictionary = ZC_CONTAINER(at, struct loaded, link)->dictionary;
+        if (zc_dictionary_hash(dictionary) == hash)
+            id = zc_dictionary_id(dictionary);
+    }
+    pthread_mutex_unlock(&store->dictionaries_lock);
+    return id;
+}
+
 int zc_dictionaries_list(zc_store *store, int (*emit)(void *arg, uint32_t id), void *arg)
 {
     int error = 0;

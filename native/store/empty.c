@@ -21,15 +21,6 @@ struct sums {
     size_t frames, zpages;
 };
 
-/* The shard only lends its lock and counters. */
-static void count(zc_pool *pool, uint64_t *frames, uint64_t *zpages, const struct sums *sums)
-{
-    zc_shard_lock(&pool->shards[0]);
-    *frames += sums->frames;
-    *zpages += sums->zpages;
-    zc_shard_unlock(&pool->shards[0]);
-}
-
 /* ---- compaction ---- */
 
 /* False: the zpage has no place to go. */
@@ -80,8 +71,10 @@ static int64_t compact(zc_pool *pool, size_t most)
             break;
         misses = sums.frames > before ? 0 : misses + 1;
     }
-    count(pool, &pool->shards[0].stats.compacted_frames, &pool->shards[0].stats.compacted_zpages,
-          &sums);
+    zc_shard_lock(&pool->shards[0]); /* which only lends its lock and counters */
+    pool->shards[0].stats.compacted_frames += sums.frames;
+    pool->shards[0].stats.compacted_zpages += sums.zpages;
+    zc_shard_unlock(&pool->shards[0]);
     return (int64_t)sums.frames;
 }
 
@@ -176,11 +169,41 @@ static int64_t reclaim_one(struct reclaim *reclaim)
     return (int64_t)ops->release(alloc, isolated);
 }
 
+static void reclaim_all(struct reclaim *reclaim, size_t frames, enum zc_eviction cause)
+{
+    zc_pool *pool = reclaim->pool;
+    struct zc_pool_stats *stats = &pool->shards[0].stats;
+    struct zc_alloc_stats alloc;
+
+    /* Once each was tried, those that stay are all there is. */
+    pool->alloc_ops->get_stats(pool->alloc, &alloc);
+    for (size_t tries = alloc.frames; tries > 0 && reclaim->sums.frames < frames; tries--) {
+        int64_t freed = reclaim_one(reclaim);
+        if (freed < 0)
+            break;
+        reclaim->sums.frames += (size_t)freed;
+    }
+    zc_shard_lock(&pool->shards[0]); /* which only lends its lock and counters */
+    stats->reclaimed_frames += reclaim->sums.frames;
+    stats->reclaimed_zpages += reclaim->sums.zpages;
+    stats->evicted_frames[cause] += reclaim->sums.frames;
+    stats->evicted[cause] += reclaim->sums.zpages;
+    zc_shard_unlock(&pool->shards[0]);
+}
+
+size_t zc_pool_evict(zc_pool *pool, size_t frames, enum zc_eviction cause)
+{
+    struct reclaim reclaim = {.pool = pool};
+
+    ZC_ASSERT(pool->kind == ZC_EPHEMERAL);
+    reclaim_all(&reclaim, frames, cause);
+    return reclaim.sums.frames;
+}
+
 int zc_pool_reclaim(zc_pool *pool, size_t frames, zc_evict *evict, void *arg,
                     struct zc_reclaimed *out)
 {
     struct reclaim reclaim = {.pool = pool, .evict = evict, .arg = arg, .reader = {.pool = pool}};
-    struct zc_alloc_stats stats;
 
     *out = (struct zc_reclaimed){0};
     if (pool->dead)
@@ -191,18 +214,9 @@ int zc_pool_reclaim(zc_pool *pool, size_t frames, zc_evict *evict, void *arg,
     if (!reclaim.page)
         return -ENOMEM;
 
-    /* Once each was tried, those that stay are all there is. */
-    pool->alloc_ops->get_stats(pool->alloc, &stats);
-    for (size_t tries = stats.frames; tries > 0 && reclaim.sums.frames < frames; tries--) {
-        int64_t freed = reclaim_one(&reclaim);
-        if (freed < 0)
-            break;
-        reclaim.sums.frames += (size_t)freed;
-    }
+    reclaim_all(&reclaim, frames, ZC_EVICTED_USER);
     zc_reader_end(&reclaim.reader);
     free(reclaim.page);
-    count(pool, &pool->shards[0].stats.reclaimed_frames, &pool->shards[0].stats.reclaimed_zpages,
-          &reclaim.sums);
     out->frames = reclaim.sums.frames;
     out->zpages = reclaim.sums.zpages;
     return 0;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/hash.h"
 
 struct zc_shard *zc_shard_of(zc_pool *pool, uint64_t object, uint32_t index)
 {
@@ -23,8 +24,8 @@ uint64_t zc_entry_owner(const zc_pool *pool, const struct zc_shard *shard, uint6
     return (uint64_t)high << 32 | index;
 }
 
-struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
-                               struct zc_shard **shard, uint64_t *object)
+struct zc_entry *zc_entry_lock_any(zc_pool *pool, uint64_t owner, struct zc_shard **shard,
+                                   uint64_t *object)
 {
     uint32_t high = (uint32_t)(owner >> 32);
 
@@ -34,7 +35,17 @@ struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
     zc_shard_lock(*shard);
     struct zc_entry *entry =
         zc_index_find_by_number(&(*shard)->index, high >> ZC_SHARD_BITS, (uint32_t)owner, object);
-    if (entry && zc_entry_has_zpage(entry) && entry->word == handle)
+    if (!entry)
+        zc_shard_unlock(*shard);
+    return entry;
+}
+
+struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
+                               struct zc_shard **shard, uint64_t *object)
+{
+    struct zc_entry *entry = zc_entry_lock_any(pool, owner, shard, object);
+
+    if (!entry || (zc_entry_has_zpage(entry) && entry->word == handle))
         return entry;
     zc_shard_unlock(*shard);
     return NULL;
@@ -83,6 +94,11 @@ void zc_entry_account(zc_pool *pool, struct zc_shard *shard, const struct zc_ent
     case ZC_ENTRY_FILL:
         shard->stats.same_filled += delta;
         break;
+    case ZC_ENTRY_WRITTEN:
+        shard->stats.written_pages += delta;
+        if (zc_written_is_compressed(entry))
+            add(&shard->codec_zpages[zc_written_codec(entry)], delta);
+        break;
     case ZC_ENTRY_EMPTY:
         break;
     }
@@ -95,6 +111,7 @@ struct zc_entry zc_entry_take_out(zc_pool *pool, struct zc_shard *shard, uint64_
 
     zc_entry_account(pool, shard, &taken, -1);
     zc_index_remove(&shard->index, object, taken.index);
+    zc_written_forget(pool, shard, object, &taken);
     zc_shard_count_bytes(pool, shard);
     return taken;
 }
@@ -107,6 +124,80 @@ size_t zc_entry_release(zc_pool *pool, const struct zc_entry *entry)
     return 1;
 }
 
+struct zc_entry zc_written_entry(const struct zc_record *record, unsigned codec, zc_place place)
+{
+    unsigned span = (unsigned)__builtin_ctz(record->pages);
+
+    return (struct zc_entry){
+        .index = record->index,
+        .size = record->size & 0x1fffff,
+        .kind = ZC_ENTRY_WRITTEN,
+        .codec = (codec | span << ZC_SPAN_SHIFT) & 0x7f,
+        .word = place | (record->flags & ZC_RECORD_RAW ? ZC_WRITTEN_RAW : 0) |
+                (record->flags & ZC_RECORD_FILL ? ZC_WRITTEN_FILL : 0),
+    };
+}
+
+struct zc_record zc_written_record(uint64_t object, const struct zc_entry *entry)
+{
+    unsigned pages = zc_written_pages(entry);
+
+    return (struct zc_record){
+        .object = object,
+        .index = entry->index & ~(pages - 1),
+        .size = entry->size,
+        .pages = (uint8_t)pages,
+    };
+}
+
+/* Pages of the record that the index still has, by their place in it. */
+static uint16_t written_live(const struct zc_shard *shard, const struct zc_record *record,
+                             const struct zc_entry *entry)
+{
+    uint16_t live = 0;
+
+    for (unsigned i = 0; i < record->pages; i++) {
+        const struct zc_entry *other =
+            zc_index_find(&shard->index, record->object, record->index + i);
+        if (other && zc_entry_is_written(other) && other->word == entry->word)
+            live |= (uint16_t)(1u << i);
+    }
+    return live;
+}
+
+/* What fails is the store's to count and to make up for. */
+static void keep(zc_pool *pool, const struct zc_entry *entry, uint16_t live)
+{
+    struct zc_backing *store = zc_writeback_enter(pool);
+
+    if (store)
+        zc_backing_keep(store, zc_written_place(entry), entry->size, live);
+    zc_writeback_leave(pool);
+}
+
+void zc_written_forget(zc_pool *pool, const struct zc_shard *shard, uint64_t object,
+                       const struct zc_entry *gone)
+{
+    if (!zc_entry_is_written(gone))
+        return;
+
+    struct zc_record record = zc_written_record(object, gone);
+    keep(pool, gone, record.pages > 1 ? written_live(shard, &record, gone) : 0);
+}
+
+void zc_written_drop(zc_pool *pool, const struct zc_shard *shard, uint64_t object,
+                     const struct zc_entry *entry)
+{
+    if (!zc_entry_is_written(entry))
+        return;
+
+    struct zc_record record = zc_written_record(object, entry);
+    unsigned first =
+        record.pages > 1 ? (unsigned)__builtin_ctz(written_live(shard, &record, entry)) : 0;
+    if (record.index + first == entry->index || record.pages == 1)
+        keep(pool, entry, 0);
+}
+
 static void fill(void *page, size_t page_size, uint64_t word)
 {
     char *bytes = page;
@@ -115,21 +206,64 @@ static void fill(void *page, size_t page_size, uint64_t word)
         memcpy(bytes + i, &word, sizeof(word));
 }
 
-static int decompress(struct zc_reader *reader, const struct zc_entry *entry, const void *bytes,
+static int decompress(struct zc_reader *reader, unsigned number, const void *bytes, size_t size,
                       void *page)
 {
     zc_pool *pool = reader->pool;
-    const struct zc_codec *codec = zc_codecs_at(&pool->codecs, entry->codec);
+    const struct zc_codec *codec = zc_codecs_at(&pool->codecs, number);
     struct zc_decompressor *mine = reader->decompressor;
 
     if (!codec->decompressor_size)
-        return zc_decompress(codec, NULL, bytes, entry->size, page);
+        return zc_decompress(codec, NULL, bytes, size, page);
     if (mine && mine->kind != codec->kind) {
         zc_decompressor_give(pool, mine);
         mine = NULL;
     }
     reader->decompressor = mine = mine ? mine : zc_decompressor_take(pool, codec);
-    return mine ? zc_decompress(codec, mine->state, bytes, entry->size, page) : -ENOMEM;
+    return mine ? zc_decompress(codec, mine->state, bytes, size, page) : -ENOMEM;
+}
+
+static int make_room(struct zc_reader *reader, size_t size)
+{
+    size_t room = zc_backing_room(size);
+
+    if (room <= reader->room_size)
+        return 0;
+    free(reader->room);
+    reader->room = aligned_alloc(ZC_BLOCK, zc_div_up(room, ZC_BLOCK) * ZC_BLOCK);
+    reader->room_size = reader->room ? room : 0;
+    return reader->room ? 0 : -ENOMEM;
+}
+
+void zc_reader_fetch(struct zc_reader *reader, uint64_t object, const struct zc_entry *entry)
+{
+    struct zc_record record = zc_written_record(object, entry);
+    struct zc_backing *store = zc_writeback_enter(reader->pool);
+
+    reader->error = store ? make_room(reader, record.size) : -EIO;
+    if (!reader->error)
+        reader->error =
+            zc_backing_read(store, zc_written_place(entry), &record, reader->room, &reader->record);
+    zc_writeback_leave(reader->pool);
+}
+
+static int load_written(struct zc_reader *reader, const struct zc_entry *entry, void *page)
+{
+    size_t page_size = reader->pool->store->page_size;
+    uint64_t word;
+
+    if (reader->error)
+        return reader->error == -ENOMEM ? -ENOMEM : -EIO;
+    if (entry->word & ZC_WRITTEN_RAW) {
+        memcpy(page, reader->record, page_size);
+        return 0;
+    }
+    if (entry->word & ZC_WRITTEN_FILL) {
+        memcpy(&word, reader->record, sizeof(word));
+        fill(page, page_size, word);
+        return 0;
+    }
+    return decompress(reader, zc_written_codec(entry), reader->record, entry->size, page);
 }
 
 int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *page)
@@ -141,6 +275,8 @@ int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *
         fill(page, page_size, entry->word);
         return 0;
     }
+    if (zc_entry_is_written(entry))
+        return load_written(reader, entry, page);
     struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
     if (entry->is_checked && zc_checksum(zpage.bytes, entry->size) != zpage.head->checksum)
         return -EIO;
@@ -148,11 +284,12 @@ int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *
         memcpy(page, zpage.bytes, page_size);
         return 0;
     }
-    return decompress(reader, entry, zpage.bytes, page);
+    return decompress(reader, entry->codec, zpage.bytes, entry->size, page);
 }
 
 void zc_reader_end(struct zc_reader *reader)
 {
     if (reader->decompressor)
         zc_decompressor_give(reader->pool, reader->decompressor);
+    free(reader->room);
 }

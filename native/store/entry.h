@@ -3,6 +3,7 @@
 #ifndef ZC_STORE_ENTRY_H
 #define ZC_STORE_ENTRY_H
 
+#include "backing/backing.h"
 #include "store/pool.h"
 
 /* An index's shard: runs of 256 adjacent pages stay together, so small objects have one shard. */
@@ -15,6 +16,9 @@ uint64_t zc_entry_owner(const zc_pool *pool, const struct zc_shard *shard, uint6
  * locked. */
 struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
                                struct zc_shard **shard, uint64_t *object);
+/* The same whatever it has. */
+struct zc_entry *zc_entry_lock_any(zc_pool *pool, uint64_t owner, struct zc_shard **shard,
+                                   uint64_t *object);
 
 /* A page comes (by = 1) or goes (by = -1): everything that tells what the pool holds. */
 void zc_entry_account(zc_pool *pool, struct zc_shard *shard, const struct zc_entry *entry,
@@ -32,15 +36,71 @@ static inline bool zc_entry_has_zpage(const struct zc_entry *entry)
     return entry->kind == ZC_ENTRY_ZPAGE || entry->kind == ZC_ENTRY_RAW;
 }
 
+/* ---- written pages: their entries' words and codecs ---- */
+
+#define ZC_WRITTEN_RAW (1ull << 63)  /* the record is the page */
+#define ZC_WRITTEN_FILL (1ull << 62) /* the record is the fill word */
+#define ZC_SPAN_SHIFT 4u /* in `codec`: below, the pool's codec; above, log2 of the pages */
+
+_Static_assert(ZC_POOL_CODECS == 1u << ZC_SPAN_SHIFT, "a codec's number leaves room for the span");
+
+static inline bool zc_entry_is_written(const struct zc_entry *entry)
+{
+    return entry->kind == ZC_ENTRY_WRITTEN;
+}
+
+static inline zc_place zc_written_place(const struct zc_entry *entry)
+{
+    return entry->word & ((1ull << ZC_PLACE_BITS) - 1);
+}
+
+/* Pages of the record, a power of two; the entry's is one of them. */
+static inline unsigned zc_written_pages(const struct zc_entry *entry)
+{
+    return 1u << (entry->codec >> ZC_SPAN_SHIFT);
+}
+
+/* Is it made by one of the pool's codecs? */
+static inline bool zc_written_is_compressed(const struct zc_entry *entry)
+{
+    return !(entry->word & (ZC_WRITTEN_RAW | ZC_WRITTEN_FILL));
+}
+
+static inline unsigned zc_written_codec(const struct zc_entry *entry)
+{
+    return entry->codec & (ZC_POOL_CODECS - 1);
+}
+
+/* The entry of the first page of a record, whose codec is the pool's of that number; and the other way
+ * round, but for what is live, and what the store knows of the codec. */
+struct zc_entry zc_written_entry(const struct zc_record *record, unsigned codec, zc_place place);
+struct zc_record zc_written_record(uint64_t object, const struct zc_entry *entry);
+
+/* The store is told that a page has left the index. Under the lock of its shard; of an entry of another
+ * kind nothing is to be told. */
+void zc_written_forget(zc_pool *pool, const struct zc_shard *shard, uint64_t object,
+                       const struct zc_entry *gone);
+/* That all pages of its record are about to leave. */
+void zc_written_drop(zc_pool *pool, const struct zc_shard *shard, uint64_t object,
+                     const struct zc_entry *entry);
+
 size_t zc_dist_bucket(const zc_pool *pool, size_t size);
 
 /* What reading pages needs, taken when it is needed first; starts as {pool}. */
 struct zc_reader {
     zc_pool *pool;
     struct zc_decompressor *decompressor;
+    void *room; /* for a record of a written page */
+    size_t room_size;
+    const void *record; /* what was fetched last, in `room` */
+    int error;          /* or why not */
 };
 
-/* Makes the page of an entry whose shard is locked. 0, -EIO: damaged, or -ENOMEM. */
+/* Reads the record of a written page. No lock is held: the entry, of which this is a copy, may be another by
+ * the end. */
+void zc_reader_fetch(struct zc_reader *reader, uint64_t object, const struct zc_entry *entry);
+/* Makes the page of an entry whose shard is locked; a written one was fetched. 0, -EIO: damaged, or
+ * -ENOMEM. */
 int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *page);
 void zc_reader_end(struct zc_reader *reader);
 

@@ -30,10 +30,11 @@ struct drop {
     struct zc_shard *shard;
 };
 
-static void drop_entry(void *arg, const struct zc_entry *entry)
+static void drop_entry(void *arg, uint64_t object, const struct zc_entry *entry)
 {
     struct drop *drop = arg;
 
+    zc_written_drop(drop->pool, drop->shard, object, entry);
     zc_entry_account(drop->pool, drop->shard, entry, -1);
     zc_entry_release(drop->pool, entry);
 }

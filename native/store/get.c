@@ -25,6 +25,7 @@ struct gets {
     struct zc_shard *locked;        /* NULL: none */
     struct zc_entry *entry, *next;  /* of this page, and of the next; NULL: not looked for */
     unsigned count_gets, count_found, count_damaged; /* since `locked` was */
+    unsigned count_written, count_unread;
 };
 
 static void lock(struct gets *gets, struct zc_shard *shard)
@@ -52,30 +53,53 @@ static void unlock(struct gets *gets)
     add(&shard->gets, &gets->count_gets);
     add(&shard->gets_found, &gets->count_found);
     add(&shard->damaged, &gets->count_damaged);
+    add(&shard->written_gets, &gets->count_written);
+    add(&shard->read_errors, &gets->count_unread);
     zc_shard_unlock(shard);
     gets->locked = NULL;
     gets->entry = gets->next = NULL;
+}
+
+/* A written page is read with no lock held, then looked for again: if its entry is the same, what was
+ * read is right. NULL: it has gone. */
+static struct zc_entry *fetch(struct gets *gets, const struct zc_key *key, struct zc_entry *entry)
+{
+    struct zc_shard *shard = gets->locked;
+    struct zc_entry before;
+
+    do {
+        before = *entry;
+        unlock(gets);
+        zc_reader_fetch(&gets->reader, key->object, &before);
+        lock(gets, shard);
+        entry = zc_index_find(&shard->index, key->object, key->index);
+    } while (entry && zc_entry_is_written(entry) && entry->word != before.word);
+    return entry;
 }
 
 static int get_one(struct gets *gets, size_t i, void *page)
 {
     zc_pool *pool = gets->pool;
     const struct zc_key *key = &gets->keys[i];
-    struct zc_shard *shard = gets->locked;
     struct zc_entry *entry =
-        gets->entry ? gets->entry : zc_index_find(&shard->index, key->object, key->index);
+        gets->entry ? gets->entry : zc_index_find(&gets->locked->index, key->object, key->index);
 
     gets->count_gets++;
+    if (entry && zc_entry_is_written(entry))
+        entry = fetch(gets, key, entry);
     if (!entry)
         return -ENOENT;
+    bool is_written = zc_entry_is_written(entry);
     int error = zc_entry_load(&gets->reader, entry, page);
-    gets->count_damaged += error == -EIO;
+    gets->count_damaged += error == -EIO && !is_written;
+    gets->count_written += is_written;
+    gets->count_unread += error == -EIO && is_written;
     if (error)
         return error;
 
     gets->count_found++;
     if (gets->takes_away) {
-        struct zc_entry gone = zc_entry_take_out(pool, shard, key->object, entry);
+        struct zc_entry gone = zc_entry_take_out(pool, gets->locked, key->object, entry);
         unlock(gets);
         zc_pool_freed(pool, zc_entry_release(pool, &gone));
     } else if (!gets->is_peek && zc_entry_has_zpage(entry)) {

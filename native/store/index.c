@@ -516,7 +516,7 @@ static size_t object_drop(struct zc_index *index, uint32_t *at, zc_index_drop *d
     for (struct leaf *leaf; (leaf = next_leaf(object, &slot));) {
         for (uint32_t e = 0; e < leaf->capacity; e++) {
             if (leaf->entries[e].kind != ZC_ENTRY_EMPTY)
-                drop(arg, &leaf->entries[e]);
+                drop(arg, object->id, &leaf->entries[e]);
         }
     }
     object_free(index, at);

@@ -20,17 +20,18 @@
 #include "base/table.h"
 
 enum zc_entry_kind {
-    ZC_ENTRY_EMPTY, /* no entry; in the leaf's own use */
-    ZC_ENTRY_ZPAGE, /* word: the allocator's handle, size: bytes */
-    ZC_ENTRY_RAW,   /* the same, uncompressed (keep_rejected) */
-    ZC_ENTRY_FILL,  /* word: the fill word of a same-filled page; size: 0 */
+    ZC_ENTRY_EMPTY,   /* no entry; in the leaf's own use */
+    ZC_ENTRY_ZPAGE,   /* word: the allocator's handle, size: bytes */
+    ZC_ENTRY_RAW,     /* the same, uncompressed (keep_rejected) */
+    ZC_ENTRY_FILL,    /* word: the fill word of a same-filled page; size: 0 */
+    ZC_ENTRY_WRITTEN, /* word: where its record is in the backing store; see zc_written_place() */
 };
 
 struct zc_entry {
     uint32_t index;
-    uint32_t size : 21, kind : 2;
+    uint32_t size : 21, kind : 3;
     uint32_t is_checked : 1; /* the zpage's checksum was taken */
-    uint32_t codec : 8;      /* which of the pool's, of a ZC_ENTRY_ZPAGE */
+    uint32_t codec : 7;      /* which of the pool's, of a ZC_ENTRY_ZPAGE */
     uint64_t word;
 };
 
@@ -66,8 +67,9 @@ struct zc_entry *zc_index_find_by_number(const struct zc_index *index, uint32_t 
 /* The key must be there. */
 void zc_index_remove(struct zc_index *index, uint64_t object, uint32_t i);
 
-/* Removes the object, or all objects, handing every entry to `drop` first. Returns how many. */
-typedef void zc_index_drop(void *arg, const struct zc_entry *entry);
+/* Removes the object, or all objects, handing every entry to `drop` first: an object's entries can be
+ * found until all of them were. Returns how many. */
+typedef void zc_index_drop(void *arg, uint64_t object, const struct zc_entry *entry);
 size_t zc_index_remove_object(struct zc_index *index, uint64_t object, zc_index_drop *drop,
                               void *arg);
 size_t zc_index_clear(struct zc_index *index, zc_index_drop *drop, void *arg);

@@ -14,6 +14,9 @@
 
 #define PERIOD_NS UINT64_C(100000000)
 #define LOW_PERCENT 5u
+/* Some task waits for memory for 150 ms of 2 s, the shortest time that Linux grants to everybody.
+ * Linux, Documentation/accounting/psi.rst */
+#define PSI_TRIGGER "some 150000 2000000"
 #define LOW_BYTES (UINT64_C(16) << 20)
 
 /* The value of "NAME: N kB" in bytes; 0: not there. */
@@ -107,7 +110,7 @@ int zc_memory_init(struct zc_memory *memory, const char *proc_dir, const char *c
 {
     char path[PATH_MAX], buf[4096];
 
-    *memory = (struct zc_memory){.meminfo = -1};
+    *memory = (struct zc_memory){.meminfo = -1, .pressure = -1};
     proc_dir = proc_dir ? proc_dir : "/proc";
     cgroup_dir = cgroup_dir ? cgroup_dir : "/sys/fs/cgroup";
     if (snprintf(path, sizeof(path), "%s/meminfo", proc_dir) >= (int)sizeof(path))
@@ -126,12 +129,16 @@ int zc_memory_init(struct zc_memory *memory, const char *proc_dir, const char *c
     memory->total = limit < total ? limit : total;
     memory->low = total * LOW_PERCENT / 100 > LOW_BYTES ? total * LOW_PERCENT / 100 : LOW_BYTES;
     pthread_mutex_init(&memory->lock, NULL);
+    if (snprintf(path, sizeof(path), "%s/pressure/memory", proc_dir) < (int)sizeof(path))
+        memory->pressure = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
     return 0;
 }
 
 void zc_memory_fini(struct zc_memory *memory)
 {
     close(memory->meminfo);
+    if (memory->pressure >= 0)
+        close(memory->pressure);
     pthread_mutex_destroy(&memory->lock);
 }
 
@@ -161,4 +168,10 @@ bool zc_memory_low(struct zc_memory *memory, uint64_t used)
     memory->mark = used;
     pthread_mutex_unlock(&memory->lock);
     return memory->short_now;
+}
+
+bool zc_memory_watch(struct zc_memory *memory)
+{
+    return memory->pressure >= 0 &&
+           write(memory->pressure, PSI_TRIGGER, sizeof(PSI_TRIGGER)) == sizeof(PSI_TRIGGER);
 }

@@ -13,6 +13,7 @@ struct zc_memory {
     uint64_t total; /* bytes: min(MemTotal, cgroup limit) */
     uint64_t low;   /* bytes: MemAvailable below this is short: max(5 % of MemTotal, 16 MiB) */
     int meminfo;    /* descriptor */
+    int pressure;   /* likewise, of PSI; -1: the OS has none */
     pthread_mutex_t lock;  /* held while meminfo is read */
     _Atomic uint64_t next; /* CLOCK_MONOTONIC_COARSE, ns: when to read again */
     _Atomic uint64_t mark; /* bytes in use when it was read */
@@ -26,5 +27,9 @@ void zc_memory_fini(struct zc_memory *memory);
 /* Short of memory? Reads meminfo at most every 100 ms, and when a quarter of `low` more is in use, of
  * which the caller now has `used` bytes. */
 bool zc_memory_low(struct zc_memory *memory, uint64_t used);
+
+/* Asks the OS to say when tasks wait for memory: from then on poll() reports POLLPRI on `pressure`.
+ * False: it does not do so. */
+bool zc_memory_watch(struct zc_memory *memory);
 
 #endif

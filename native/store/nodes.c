@@ -99,13 +99,65 @@ static int store_reserve(void *object, const struct zc_node *node, const char *v
     return error;
 }
 
+static int show_percent(void *object, const struct zc_node *node, struct zc_text *out)
+{
+    zc_show_u64(out, ((zc_store *)object)->params[node->arg]);
+    return 0;
+}
+
+static int parse_percent(const char *value, uint64_t *percent)
+{
+    const char *end;
+
+    if (!zc_parse_number(value, percent, &end) || strcmp(end, *end == '%' ? "%" : "") != 0)
+        return -EINVAL;
+    return *percent > 100 ? -ERANGE : 0;
+}
+
+static int check_percent(void *object, const struct zc_node *node, const char *value,
+                         struct zc_text *why)
+{
+    uint64_t percent;
+    int error = parse_percent(value, &percent);
+
+    (void)object;
+    return error ? zc_node_complain(why, error, value, node, node->range) : 0;
+}
+
+static int store_percent(void *object, const struct zc_node *node, const char *value,
+                         struct zc_text *why)
+{
+    zc_store *store = object;
+    uint64_t percent;
+    int error = parse_percent(value, &percent);
+
+    (void)why;
+    if (error)
+        return error;
+    store->params[node->arg] = percent;
+    zc_keeper_wake(store);
+    return 0;
+}
+
+#define PERCENT(name_, unit_, default_, arg_, meaning_) \
+    {.name = name_,                                     \
+     .type = ZC_NODE_PERCENT,                           \
+     .unit = unit_,                                     \
+     .range = "0..100",                                 \
+     .deflt = default_,                                 \
+     .meaning = meaning_,                               \
+     .arg = arg_,                                       \
+     .show = show_percent,                              \
+     .check = check_percent,                            \
+     .store = store_percent}
+
 static const struct zc_node param_nodes[] = {
     {.name = "limit",
      .type = ZC_NODE_BYTES,
      .unit = "bytes",
      .range = "page_size.., K M G or N% of RAM; 0: default",
      .deflt = "25% of min(MemTotal, cgroup limit)",
-     .meaning = "memory that the store may use; puts over it are refused",
+     .meaning = "memory that the store may use: ephemeral pages give way, then puts are refused",
      .show = show_limit,
      .check = check_limit,
      .store = store_limit},
@@ -118,8 +170,25 @@ static const struct zc_node param_nodes[] = {
      .show = show_reserve,
      .check = check_reserve,
      .store = store_reserve},
+    PERCENT("high_watermark_percent", "percent of the limit", "95", ZC_STORE_HIGH_WATERMARK,
+            "over this, ephemeral pages are dropped in the background, the coldest first"),
+    PERCENT("low_watermark_percent", "percent of the limit", "90", ZC_STORE_LOW_WATERMARK,
+            "down to this"),
+    PERCENT("accept_threshold_percent", "percent of the limit", "90", ZC_STORE_ACCEPT,
+            "once the limit refused a put, puts are refused until no more than this is used"),
+    PERCENT("pressure_shrink_percent", "percent of their frames", "10", ZC_STORE_PRESSURE_SHRINK,
+            "what ephemeral pools give up each time that the system is short of memory"),
     {0},
 };
+
+int zc_store_set_param(zc_store *store, const char *name, const char *value)
+{
+    for (const struct zc_node *node = param_nodes; node->name; node++) {
+        if (strcmp(node->name, name) == 0)
+            return node->store(store, node, value, NULL);
+    }
+    return -ENOENT;
+}
 
 static void *open_store_stats(void *object)
 {
@@ -131,6 +200,31 @@ static void *open_store_stats(void *object)
 }
 
 #define STORE_STAT(field, type, unit, meaning) COUNTER(zc_store_stats, field, type, unit, meaning)
+#define STORE_COUNTER(name_, field_, unit_, meaning_) \
+    {.name = name_,                                   \
+     .type = ZC_NODE_UINT,                            \
+     .unit = unit_,                                   \
+     .range = "",                                     \
+     .deflt = "",                                     \
+     .meaning = meaning_,                             \
+     .arg = offsetof(struct zc_store_stats, field_),  \
+     .show = zc_show_field}
+#define EVICTED(name, cause, why)                                             \
+    STORE_COUNTER(name, evicted[cause], "pages", "of ephemeral pools: " why), \
+        STORE_COUNTER(name "_frames", evicted_frames[cause], "frames", "freed " why)
+
+static int show_pressure_source(void *view, const struct zc_node *node, struct zc_text *out)
+{
+    static const char *const names[] = {
+        [ZC_PRESSURE_NONE] = "none",
+        [ZC_PRESSURE_PSI] = "psi",
+        [ZC_PRESSURE_MEMINFO] = "meminfo",
+    };
+
+    (void)node;
+    zc_text_add(out, "%s", names[((struct zc_store_stats *)view)->pressure_source]);
+    return 0;
+}
 
 static const struct zc_node stat_nodes[] = {
     STORE_STAT(used_bytes, ZC_NODE_BYTES, "bytes", "frames, reserve and metadata of the store"),
@@ -146,7 +240,24 @@ static const struct zc_node stat_nodes[] = {
     STORE_STAT(eph_pageframes, ZC_NODE_UINT, "frames", "frames of ephemeral pools"),
     STORE_STAT(same_filled, ZC_NODE_UINT, "pages", "pages held as one fill word"),
     STORE_STAT(zbytes, ZC_NODE_BYTES, "bytes", "compressed bytes held"),
+    STORE_STAT(written_pages, ZC_NODE_UINT, "pages", "pages in backing stores"),
+    STORE_STAT(written_bytes, ZC_NODE_BYTES, "bytes", "bytes of the records in backing stores"),
+    STORE_STAT(
+        pers_unsaved, ZC_NODE_UINT, "pages",
+        "of pers_zpages: lost if the daemon ends, for want of a backing store or of room there"),
     STORE_STAT(pools, ZC_NODE_UINT, "pools", "pools that exist"),
+    EVICTED("evicted_user", ZC_EVICTED_USER, "on demand, by shrink"),
+    EVICTED("evicted_limit", ZC_EVICTED_LIMIT, "as ephemeral pages came near the limit"),
+    EVICTED("evicted_pressure", ZC_EVICTED_PRESSURE, "as the system was short of memory"),
+    EVICTED("pers_ate_eph", ZC_PERS_ATE_EPH, "as persistent pages needed the room"),
+    STORE_STAT(pressures, ZC_NODE_UINT, "times", "that the system was found short of memory"),
+    {.name = "pressure_source",
+     .type = ZC_NODE_TEXT,
+     .unit = "",
+     .range = "",
+     .deflt = "",
+     .meaning = "who tells that memory is short: psi, or meminfo, looked at; none before a pool is",
+     .show = show_pressure_source},
     {0},
 };
 

@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <zcache/store.h>
+
 #include "base/node.h"
 
 extern const struct zc_node zc_pools_nodes[], zc_each_pool;
@@ -17,6 +19,20 @@ int zc_list_pools(void *store, int (*emit)(void *arg, const char *name), void *a
 void *zc_lookup_pool(void *store, const char *name);
 int zc_list_dictionaries(void *store, int (*emit)(void *arg, const char *name), void *arg);
 void *zc_lookup_dictionary(void *store, const char *name);
+
+/* Whose view it is, of those that zc_lookup_pool() returns. */
+zc_pool *zc_pool_of_view(void *view);
+
+/* Of pools/NAME/backing and pools/NAME/writeback. */
+int zc_show_backing(void *view, const struct zc_node *node, struct zc_text *out);
+int zc_check_backing(void *view, const struct zc_node *node, const char *value,
+                     struct zc_text *why);
+int zc_store_backing(void *view, const struct zc_node *node, const char *value,
+                     struct zc_text *why);
+int zc_check_writeback(void *view, const struct zc_node *node, const char *value,
+                       struct zc_text *why);
+int zc_store_writeback(void *view, const struct zc_node *node, const char *value,
+                       struct zc_text *why);
 
 /* A decimal number at the beginning of `value`; what follows is at *end. */
 bool zc_parse_number(const char *value, uint64_t *out, const char **end);

@@ -16,23 +16,38 @@
 #include "frame/frame.h"
 #include "store/codecs.h"
 #include "store/index.h"
+#include "store/keeper.h"
 #include "store/memory.h"
+#include "store/writeback.h"
 
 #define ZC_SHARD_BITS 4u
 #define ZC_SHARDS (1u << ZC_SHARD_BITS) /* of a pool */
 #define ZC_DIST_BUCKETS 64u             /* of the zpage-size histograms */
+#define ZC_POOR_RUN_MAX 65535u          /* of the parameter poor_run_limit */
 
 /* A pool's parameters, all changeable while it is in use. */
 enum zc_param {
-    ZC_PARAM_MAX_ZSIZE,      /* bytes */
-    ZC_PARAM_MAX_MEAN_ZSIZE, /* bytes */
-    ZC_PARAM_POLICY_PERCENT, /* of RAM */
-    ZC_PARAM_EXCLUSIVE_GETS, /* bool */
-    ZC_PARAM_KEEP_REJECTED,  /* bool */
-    ZC_PARAM_CHECKSUMS,      /* bool */
-    ZC_PARAM_ENTROPY_GATE,   /* millibits a byte; 0: none */
-    ZC_PARAM_COMPACT_AUTO,   /* bool */
+    ZC_PARAM_MAX_ZSIZE,        /* bytes */
+    ZC_PARAM_MAX_MEAN_ZSIZE,   /* bytes */
+    ZC_PARAM_POLICY_PERCENT,   /* of RAM */
+    ZC_PARAM_EXCLUSIVE_GETS,   /* bool */
+    ZC_PARAM_KEEP_REJECTED,    /* bool */
+    ZC_PARAM_CHECKSUMS,        /* bool */
+    ZC_PARAM_ENTROPY_GATE,     /* millibits a byte; 0: none */
+    ZC_PARAM_COMPACT_AUTO,     /* bool */
+    ZC_PARAM_IGNORE_INACTIVE,  /* bool */
+    ZC_PARAM_POOR_RUN_LIMIT,   /* pages; 0: none */
+    ZC_PARAM_WRITEBACK_BUDGET, /* bytes a day; 0: any number */
     ZC_PARAMS,
+};
+
+/* The store's, of the limit; all percent. */
+enum zc_store_param {
+    ZC_STORE_HIGH_WATERMARK,
+    ZC_STORE_LOW_WATERMARK,
+    ZC_STORE_ACCEPT,
+    ZC_STORE_PRESSURE_SHRINK, /* of the frames of ephemeral pools */
+    ZC_STORE_PARAMS,
 };
 
 /* Counters are summed over the shards one lock at a time. What one operation counts, it counts in
@@ -43,7 +58,7 @@ struct zc_shard {
     size_t index_bytes; /* of the index, as last added to the pool's and store's metadata */
     struct zc_pool_stats stats;
     /* Of stats, but added to by those who share the lock. */
-    _Atomic uint64_t gets, gets_found, damaged;
+    _Atomic uint64_t gets, gets_found, damaged, written_gets, read_errors;
     /* Written under the lock, read without: for the mean, and by codec. */
     _Atomic uint64_t zpages, zbytes;
     _Atomic uint64_t codec_zpages[ZC_POOL_CODECS];
@@ -65,8 +80,10 @@ struct zc_pool {
     _Atomic uint64_t params[ZC_PARAMS];
     atomic_size_t metadata_bytes; /* of indexes and codecs */
     _Atomic uint32_t clock;       /* calls that touched pages: what zpages are stamped with */
-    atomic_size_t freed;          /* zpages, since the allocator was asked whether it is sparse */
+    _Atomic uint32_t poor_run; /* pages in a row that compressed poorly, or were refused for that */
+    atomic_size_t freed;       /* zpages, since the allocator was asked whether it is sparse */
     pthread_mutex_t compact_lock;
+    struct zc_writeback writeback;
     struct zc_shard shards[ZC_SHARDS];
 };
 
@@ -74,7 +91,16 @@ struct zc_store {
     size_t page_size;
     struct zc_frames *frames;
     struct zc_memory memory;
+    char *proc_dir; /* NULL: /proc */
+    struct zc_keeper keeper;
+
     _Atomic uint64_t limit; /* bytes */
+    _Atomic uint64_t params[ZC_STORE_PARAMS];
+    atomic_bool refuses; /* the limit refused a put, and usage did not yet fall far enough */
+    atomic_bool persistent_wants; /* the keeper is to make room for persistent pages */
+    /* Batches of puts into ephemeral pools; and how many there had been when none had a frame. */
+    _Atomic uint64_t ephemeral_puts, ephemeral_none;
+    _Atomic uint64_t pressures; /* times that memory was short */
 
     pthread_mutex_t pools_lock;
     struct zc_link pools;
@@ -108,6 +134,18 @@ static inline uint64_t zc_param(const zc_pool *pool, enum zc_param which)
     return atomic_load_explicit(&pool->params[which], memory_order_relaxed);
 }
 
+static inline bool zc_writeback_is_open(zc_pool *pool)
+{
+    return atomic_load_explicit(&pool->writeback.store, memory_order_relaxed) != NULL;
+}
+
+/* And as far as is known it takes pages. */
+static inline bool zc_writeback_is_well(zc_pool *pool)
+{
+    return zc_writeback_is_open(pool) &&
+           atomic_load_explicit(&pool->writeback.delay, memory_order_relaxed) == 0;
+}
+
 /* What is touched now is stamped with. */
 static inline uint32_t zc_pool_tick(zc_pool *pool)
 {
@@ -127,6 +165,9 @@ int zc_pool_create_why(zc_store *store, const struct zc_pool_config *config, zc_
 
 /* Forgets every page. Returns how many. */
 int64_t zc_pool_clear(zc_pool *pool);
+
+/* As zc_pool_reclaim() of an ephemeral pool. Returns the frames freed. */
+size_t zc_pool_evict(zc_pool *pool, size_t frames, enum zc_eviction cause);
 
 /* So many zpages were freed: compacts, where that left the allocator sparse. Takes every lock. */
 void zc_pool_freed(zc_pool *pool, size_t zpages);

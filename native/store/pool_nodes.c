@@ -21,6 +21,11 @@ static zc_pool *pool_of(void *view)
     return ((struct pool_view *)view)->pool;
 }
 
+zc_pool *zc_pool_of_view(void *view)
+{
+    return pool_of(view);
+}
+
 static int show_kind(void *view, const struct zc_node *node, struct zc_text *out)
 {
     (void)node;
@@ -73,7 +78,9 @@ static uint64_t largest(const struct zc_node *node)
 {
     if (node->type == ZC_NODE_PERCENT)
         return 100;
-    return node->type == ZC_NODE_BOOL ? 1 : ZC_ENTROPY_MAX;
+    if (node->type == ZC_NODE_BOOL)
+        return 1;
+    return node->arg == ZC_PARAM_ENTROPY_GATE ? ZC_ENTROPY_MAX : ZC_POOR_RUN_MAX;
 }
 
 static int parse_pool_param(zc_pool *pool, const struct zc_node *node, const char *value,
@@ -81,6 +88,8 @@ static int parse_pool_param(zc_pool *pool, const struct zc_node *node, const cha
 {
     const char *end;
 
+    if (node->arg == ZC_PARAM_WRITEBACK_BUDGET)
+        return strchr(value, '%') ? -EINVAL : zc_parse_size(value, 0, out);
     if (node->type == ZC_NODE_BYTES)
         return zc_parse_threshold(value, pool->store->page_size, out);
     if (!zc_parse_number(value, out, &end))
@@ -143,7 +152,15 @@ const struct zc_node zc_pool_param_nodes[] = {
     PARAM("entropy_gate", ZC_NODE_UINT, "millibits a byte", "0..8000", "0", ZC_PARAM_ENTROPY_GATE,
           "a page estimated above this is refused uncompressed (entropy_rejected); 0: none is"),
     PARAM("compact_auto", ZC_NODE_BOOL, "", "0 or 1", "1", ZC_PARAM_COMPACT_AUTO,
-          "compact when flushes have left the frames badly filled"),
+          "compact when flushes and overwriting have left the frames badly filled"),
+    PARAM("nonactive_puts_ignored", ZC_NODE_BOOL, "", "0 or 1", "0", ZC_PARAM_IGNORE_INACTIVE,
+          "pages that the frontend calls inactive are refused (eph_, pers_nonactive_puts_ignored)"),
+    PARAM("poor_run_limit", ZC_NODE_UINT, "pages", "0..65535", "0", ZC_PARAM_POOR_RUN_LIMIT,
+          "after so many compress_poor in a row 15 of 16 pages are refused untried "
+          "(poor_run_refused), until one compresses; 0: all are tried"),
+    PARAM("writeback_budget", ZC_NODE_BYTES, "bytes a day", "0.., K M G", "0",
+          ZC_PARAM_WRITEBACK_BUDGET,
+          "what writeback may write to the backing store, which wears flash; 0: any number"),
     {0},
 };
 
@@ -179,6 +196,11 @@ static int show_stat(void *view, const struct zc_node *node, struct zc_text *out
 #define REFUSED(name, which, meaning) \
     POOL_COUNTER(name, refused[which], ZC_NODE_UINT, "puts", meaning)
 
+#define EVICTED(name, cause, why)                                                           \
+    POOL_COUNTER(name, evicted[cause], ZC_NODE_UINT, "pages", "of reclaimed_zpages: " why), \
+        POOL_COUNTER(name "_frames", evicted_frames[cause], ZC_NODE_UINT, "frames",         \
+                     "of reclaimed_frames: " why)
+
 static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(puts, ZC_NODE_UINT, "puts", "puts of pages: stored_puts and all refusals"),
     POOL_STAT(stored_puts, ZC_NODE_UINT, "puts",
@@ -191,8 +213,14 @@ static const struct zc_node pool_stat_nodes[] = {
     REFUSED("mean_compress_poor", ZC_MEAN_COMPRESS_POOR,
             "refused: zpage and the pool's mean larger than zv_max_mean_zsize"),
     REFUSED("failed_getfreepages", ZC_FAILED_GETFREEPAGES, "refused: no frame to be had"),
+    REFUSED("eph_nonactive_puts_ignored", ZC_EPH_NONACTIVE_PUTS_IGNORED,
+            "refused in an ephemeral pool: inactive (nonactive_puts_ignored)"),
+    REFUSED("pers_nonactive_puts_ignored", ZC_PERS_NONACTIVE_PUTS_IGNORED,
+            "refused in a persistent pool: inactive (nonactive_puts_ignored)"),
+    REFUSED("poor_run_refused", ZC_POOR_RUN_REFUSED,
+            "refused untried, after many that compressed poorly (poor_run_limit)"),
     POOL_STAT(kept_rejected, ZC_NODE_UINT, "puts",
-              "of stored_puts: kept uncompressed (keep_rejected)"),
+              "of stored_puts: kept uncompressed (keep_rejected, or for the backing store)"),
     POOL_STAT(dup_puts, ZC_NODE_UINT, "puts", "of stored_puts: over an existing page"),
     POOL_STAT(put_to_flush, ZC_NODE_UINT, "puts",
               "of the refusals: those that removed an older page"),
@@ -207,10 +235,29 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(compacted_zpages, ZC_NODE_UINT, "pages", "moved by compaction"),
     POOL_STAT(reclaimed_frames, ZC_NODE_UINT, "frames", "freed by reclaim, coldest first"),
     POOL_STAT(reclaimed_zpages, ZC_NODE_UINT, "pages", "given up by reclaim"),
+    POOL_STAT(writeback_frames, ZC_NODE_UINT, "frames", "freed by writeback, coldest first"),
+    POOL_STAT(writeback_pages, ZC_NODE_UINT, "pages", "written to the backing store"),
+    POOL_STAT(writeback_errors, ZC_NODE_UINT, "writebacks",
+              "that the backing store ended by an error; the pages stayed in memory"),
+    POOL_STAT(written_gets, ZC_NODE_UINT, "gets", "of gets: of pages in the backing store"),
+    POOL_STAT(read_errors, ZC_NODE_UINT, "gets",
+              "of written_gets: not to be read, or not as written: EIO"),
+    EVICTED("evicted_user", ZC_EVICTED_USER, "on demand"),
+    EVICTED("evicted_limit", ZC_EVICTED_LIMIT, "as ephemeral pages came near the limit"),
+    EVICTED("evicted_pressure", ZC_EVICTED_PRESSURE, "as the system was short of memory"),
+    EVICTED("pers_ate_eph", ZC_PERS_ATE_EPH, "as persistent pages needed the room"),
     POOL_STAT(zpages, ZC_NODE_UINT, "pages", "compressed pages held"),
     POOL_STAT(same_filled, ZC_NODE_UINT, "pages", "same-filled pages held, without a frame"),
     POOL_STAT(raw_pages, ZC_NODE_UINT, "pages", "uncompressed pages held (keep_rejected)"),
     POOL_STAT(zbytes, ZC_NODE_BYTES, "bytes", "bytes of the compressed pages held"),
+    POOL_STAT(written_pages, ZC_NODE_UINT, "pages", "pages in the backing store"),
+    POOL_STAT(written_bytes, ZC_NODE_BYTES, "bytes", "bytes of the records in the backing store"),
+    POOL_STAT(wear_evicted, ZC_NODE_BYTES, "bytes",
+              "written to the backing store: records, and what belongs to them"),
+    POOL_STAT(wear_cleaned, ZC_NODE_BYTES, "bytes",
+              "written to the backing store: records moved to get space back"),
+    POOL_STAT(wear_metadata, ZC_NODE_BYTES, "bytes",
+              "written to the backing store: what says which records are live"),
     POOL_STAT(frames, ZC_NODE_UINT, "frames", "frames held"),
     POOL_STAT(metadata_bytes, ZC_NODE_BYTES, "bytes", "index and allocator records of this pool"),
     POOL_STAT(used_bytes, ZC_NODE_BYTES, "bytes", "frames and metadata of this pool"),
@@ -320,6 +367,16 @@ static const struct zc_node pool_nodes[] = {
      .show = show_codec,
      .check = check_codec,
      .store = store_codec},
+    {.name = "backing",
+     .type = ZC_NODE_TEXT,
+     .unit = "",
+     .range = "path=PATH [layout=packed|in_place] [size=SIZE] [reset=1] [direct=1], or none",
+     .deflt = "none",
+     .meaning = "where pages go when their frames are wanted; those that a pool of this name left "
+                "there come back",
+     .show = zc_show_backing,
+     .check = zc_check_backing,
+     .store = zc_store_backing},
     {.name = "params",
      .type = ZC_NODE_DIR,
      .unit = "",
@@ -367,6 +424,15 @@ static const struct zc_node pool_nodes[] = {
                 "are free",
      .check = check_shrink,
      .store = store_shrink},
+    {.name = "writeback",
+     .type = ZC_NODE_ACTION,
+     .unit = "frames",
+     .range = "1.. or all",
+     .deflt = "",
+     .meaning = "write a number: write the coldest pages to the backing store until so many frames "
+                "are free",
+     .check = zc_check_writeback,
+     .store = zc_store_writeback},
     {.name = "destroy",
      .type = ZC_NODE_ACTION,
      .unit = "",

@@ -28,6 +28,7 @@ static zc_pool *find_locked(zc_store *store, const char *name)
 
 static void pool_free(zc_pool *pool)
 {
+    zc_writeback_fini(pool);
     zc_frames_charge(pool->store->frames, -(ptrdiff_t)sizeof(*pool));
     zc_codecs_fini(pool);
     pool->alloc_ops->destroy(pool->alloc);
@@ -51,6 +52,7 @@ static void pool_init(zc_pool *pool, const struct zc_pool_config *config)
     pool->params[ZC_PARAM_CHECKSUMS] = 1;
     pool->params[ZC_PARAM_COMPACT_AUTO] = 1;
     pthread_mutex_init(&pool->compact_lock, NULL);
+    zc_writeback_init(pool);
     pool->references = 2; /* the store's and the caller's */
     if (getrandom(secrets, sizeof(secrets), GRND_NONBLOCK) != sizeof(secrets))
         secrets[0] = secrets[1] =
@@ -116,6 +118,7 @@ int zc_pool_create_why(zc_store *store, const struct zc_pool_config *config, zc_
     pool->id = store->next_id++;
     zc_list_add(store->pools.prev, &pool->link);
     store->pool_count++;
+    zc_keeper_start(store);
     pthread_mutex_unlock(&store->pools_lock);
     *out = pool;
     return 0;
@@ -173,6 +176,7 @@ int64_t zc_pool_destroy(zc_pool *pool)
     pthread_mutex_unlock(&store->pools_lock);
 
     int64_t dropped = zc_pool_clear(pool);
+    zc_writeback_close(pool);
     zc_pool_release(pool);
     return dropped;
 }
@@ -205,6 +209,8 @@ static void shard_stats(const struct zc_shard *shard, struct zc_pool_stats *out)
     out->gets = shard->gets;
     out->gets_found = shard->gets_found;
     out->damaged = shard->damaged;
+    out->written_gets = shard->written_gets;
+    out->read_errors = shard->read_errors;
 }
 
 void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out)
@@ -231,6 +237,7 @@ void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out)
     out->frames = alloc.frames;
     out->metadata_bytes = sizeof(*pool) + alloc.metadata_bytes + pool->metadata_bytes;
     out->used_bytes = out->frames * pool->store->page_size + out->metadata_bytes;
+    zc_writeback_get_stats(pool, out);
 }
 
 void zc_pool_get_dist(zc_pool *pool, uint64_t *curr, uint64_t *cumul)

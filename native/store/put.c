@@ -4,10 +4,14 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/hash.h"
 #include "store/entry.h"
+#include "store/limit.h"
 
-#define CACHE_LINE 64u     /* bytes */
-#define PREFETCH_MAX 4096u /* bytes: more would drive out what is needed first */
+#define POOR_RUN_PROBE 16u  /* of a poor run, every such page is compressed */
+#define CACHE_LINE 64u      /* bytes */
+#define PREFETCH_MAX 4096u  /* bytes: more would drive out what is needed first */
+#define LONG_AGO (1u << 30) /* by a pool's clock */
 
 static bool same_filled(const void *page, size_t page_size, uint64_t *word)
 {
@@ -30,7 +34,7 @@ static enum zc_refusal admit_memory(zc_pool *pool)
     struct zc_frames_stats frames;
     struct zc_alloc_stats mine;
 
-    if (!zc_frames_have_room(store->frames))
+    if (!zc_limit_admits(pool))
         return ZC_POLICY_PERCENT_EXCEEDED;
     zc_frames_get_stats(store->frames, &frames);
 
@@ -46,9 +50,45 @@ static enum zc_refusal admit_memory(zc_pool *pool)
     return ZC_STORED;
 }
 
+/* What threads count at the same time may get lost: a run is then a little longer. */
+static void set_poor_run(zc_pool *pool, uint32_t pages)
+{
+    if (atomic_load_explicit(&pool->poor_run, memory_order_relaxed) != pages)
+        atomic_store_explicit(&pool->poor_run, pages, memory_order_relaxed);
+}
+
+/* Is the page to be refused untried, as those before were all poor? */
+static bool in_poor_run(zc_pool *pool)
+{
+    uint64_t limit = zc_param(pool, ZC_PARAM_POOR_RUN_LIMIT);
+    uint32_t run = atomic_load_explicit(&pool->poor_run, memory_order_relaxed);
+
+    if (limit == 0)
+        set_poor_run(pool, 0);
+    if (limit == 0 || run < limit)
+        return false;
+    set_poor_run(pool, run + 1);
+    return (run - limit) % POOR_RUN_PROBE != POOR_RUN_PROBE - 1;
+}
+
+/* A page was compressed. */
+static void count_poor_run(zc_pool *pool, bool is_poor)
+{
+    uint64_t limit = zc_param(pool, ZC_PARAM_POOR_RUN_LIMIT);
+    uint32_t run = atomic_load_explicit(&pool->poor_run, memory_order_relaxed);
+
+    if (!is_poor)
+        set_poor_run(pool, 0);
+    else if (run < limit)
+        set_poor_run(pool, run + 1);
+}
+
 static enum zc_refusal admit_size(zc_pool *pool, size_t size)
 {
-    if (size > zc_param(pool, ZC_PARAM_MAX_ZSIZE) || size > pool->store->page_size)
+    bool is_poor = size > zc_param(pool, ZC_PARAM_MAX_ZSIZE) || size > pool->store->page_size;
+
+    count_poor_run(pool, is_poor);
+    if (is_poor)
         return ZC_COMPRESS_POOR;
 
     uint64_t max_mean = zc_param(pool, ZC_PARAM_MAX_MEAN_ZSIZE);
@@ -73,6 +113,7 @@ struct put {
     const void *from;     /* bytes that are yet to be copied into the allocator's; NULL: none */
     uint32_t checksum;    /* of them, if made.is_checked */
     uint32_t stamp;
+    unsigned flags;
 };
 
 /* Memory that is written soon: a cold cache line costs as much as 100 compressed bytes. */
@@ -85,9 +126,12 @@ static void prefetch_to_write(const char *at, size_t size)
 /* A place for the bytes; while its memory comes into the cache, their checksum. */
 static enum zc_refusal place(zc_pool *pool, const void *bytes, size_t size, struct put *put)
 {
-    zc_handle handle = pool->alloc_ops->malloc(pool->alloc, size, put->stamp);
-    if (!handle)
-        return ZC_FAILED_GETFREEPAGES;
+    zc_handle handle;
+
+    while (!(handle = pool->alloc_ops->malloc(pool->alloc, size, put->stamp))) {
+        if (!zc_limit_make_room(pool))
+            return ZC_FAILED_GETFREEPAGES;
+    }
 
     put->made.word = handle;
     put->made.size = (uint32_t)size & 0x1fffff;
@@ -105,24 +149,40 @@ static void put_compress(zc_pool *pool, struct zc_compressor *compressor, struct
     size_t page_size = pool->store->page_size;
     uint64_t gate = zc_param(pool, ZC_PARAM_ENTROPY_GATE);
 
+    if (put->flags & ZC_PUT_INACTIVE && zc_param(pool, ZC_PARAM_IGNORE_INACTIVE)) {
+        put->refusal = pool->kind == ZC_EPHEMERAL ? ZC_EPH_NONACTIVE_PUTS_IGNORED
+                                                  : ZC_PERS_NONACTIVE_PUTS_IGNORED;
+        return;
+    }
     put->made.kind = ZC_ENTRY_FILL;
     if (same_filled(put->page, page_size, &put->made.word))
         return;
     put->refusal = admit_memory(pool);
     if (put->refusal)
         return;
+    if (in_poor_run(pool)) {
+        put->refusal = ZC_POOR_RUN_REFUSED;
+        return;
+    }
     if (gate && zc_entropy(put->page, page_size) > gate) {
         put->refusal = ZC_ENTROPY_REJECTED;
         return;
     }
     put->made.kind = ZC_ENTRY_ZPAGE;
-    put->made.codec = compressor->number & 0xff;
+    put->made.codec = compressor->number & 0x7f;
     put->size = zc_compress(compressor->codec, compressor->state, put->page, put->zpage);
+}
+
+static bool keeps_raw(zc_pool *pool)
+{
+    return zc_param(pool, ZC_PARAM_KEEP_REJECTED) || zc_writeback_is_well(pool);
 }
 
 /* A page that is not worth compressing, for a pool that keeps those as they are. */
 static void place_raw(zc_pool *pool, struct put *put)
 {
+    if (zc_writeback_is_open(pool))
+        put->stamp -= LONG_AGO; /* the first to be written back */
     put->made.kind = ZC_ENTRY_RAW;
     put->made.codec = 0;
     put->size = pool->store->page_size;
@@ -136,8 +196,9 @@ static void put_place(zc_pool *pool, struct put *put)
         put->refusal = admit_size(pool, put->size);
     if (put->size && !put->refusal)
         put->refusal = place(pool, put->zpage, put->size, put);
-    else if ((put->size || put->refusal == ZC_ENTROPY_REJECTED) &&
-             zc_param(pool, ZC_PARAM_KEEP_REJECTED))
+    else if ((put->size || put->refusal == ZC_ENTROPY_REJECTED ||
+              put->refusal == ZC_POOR_RUN_REFUSED) &&
+             keeps_raw(pool))
         place_raw(pool, put);
 }
 
@@ -161,7 +222,7 @@ static int refuse(zc_pool *pool, struct zc_shard *shard, const struct zc_key *ke
     shard->stats.refused[refusal]++;
     zc_shard_unlock(shard);
 
-    zc_entry_release(pool, &old);
+    zc_pool_freed(pool, zc_entry_release(pool, &old));
     return (int)refusal;
 }
 
@@ -210,6 +271,7 @@ static int put_finish(zc_pool *pool, const struct put *put)
     }
     made.index = key->index;
     *entry = made;
+    zc_written_forget(pool, shard, key->object, &old);
     if (head)
         zc_owner_set(head, zc_entry_owner(pool, shard, key->object, key->index));
     zc_entry_account(pool, shard, &made, 1);
@@ -220,21 +282,23 @@ static int put_finish(zc_pool *pool, const struct put *put)
     shard->stats.stored_puts++;
     zc_shard_unlock(shard);
 
-    zc_entry_release(pool, &old);
+    zc_pool_freed(pool, zc_entry_release(pool, &old));
     return ZC_STORED;
 }
 
 /* A page is compressed while the memory that the one before goes to comes into the cache; it is
  * judged after that one is stored, as if they had come one by one. */
 static void put_all(zc_pool *pool, struct zc_compressor *compressor, const struct zc_key *keys,
-                    const void *const *pages, size_t count, int32_t *results, uint32_t *zsizes)
+                    const void *const *pages, size_t count, unsigned flags, int32_t *results,
+                    uint32_t *zsizes)
 {
     uint32_t stamp = zc_pool_tick(pool);
     struct put puts[2];
 
     for (size_t i = 0; i < count; i++) {
         struct put *put = &puts[i % 2], *before = &puts[(i + 1) % 2];
-        *put = (struct put){&keys[i], pages[i], .zpage = compressor->zpage[i % 2], .stamp = stamp};
+        *put = (struct put){&keys[i], pages[i], .zpage = compressor->zpage[i % 2], .stamp = stamp,
+                            .flags = flags};
         put_compress(pool, compressor, put);
         if (i > 0)
             results[i - 1] = put_finish(pool, before);
@@ -247,22 +311,24 @@ static void put_all(zc_pool *pool, struct zc_compressor *compressor, const struc
 }
 
 int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pages, size_t count,
-                 int32_t *results, uint32_t *zsizes)
+                 unsigned flags, int32_t *results, uint32_t *zsizes)
 {
     struct zc_compressor *compressor = zc_compressor_take(pool);
     if (!compressor)
         return -ENOMEM;
 
-    put_all(pool, compressor, keys, pages, count, results, zsizes);
+    put_all(pool, compressor, keys, pages, count, flags, results, zsizes);
     zc_compressor_give(pool, compressor);
+    zc_limit_after_puts(pool);
     return pool->dead ? -ENOENT : 0;
 }
 
-int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page, uint32_t *zsize)
+int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page, unsigned flags,
+           uint32_t *zsize)
 {
     struct zc_key key = {.object = object, .index = index};
     int32_t result = 0;
-    int error = zc_put_batch(pool, &key, &page, 1, &result, zsize);
+    int error = zc_put_batch(pool, &key, &page, 1, flags, &result, zsize);
 
     return error ? error : result;
 }

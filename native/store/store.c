@@ -10,6 +10,13 @@
 
 #define DEFAULT_LIMIT_PERCENT 25u
 
+static const unsigned default_params[ZC_STORE_PARAMS] = {
+    [ZC_STORE_HIGH_WATERMARK] = 95,
+    [ZC_STORE_LOW_WATERMARK] = 90,
+    [ZC_STORE_ACCEPT] = 90,
+    [ZC_STORE_PRESSURE_SHRINK] = 10,
+};
+
 static const char *const refusal_names[ZC_REFUSALS] = {
     [ZC_POLICY_PERCENT_EXCEEDED] = "policy_percent_exceeded",
     [ZC_LOW_MEMORY] = "low_memory",
@@ -17,6 +24,9 @@ static const char *const refusal_names[ZC_REFUSALS] = {
     [ZC_COMPRESS_POOR] = "compress_poor",
     [ZC_MEAN_COMPRESS_POOR] = "mean_compress_poor",
     [ZC_FAILED_GETFREEPAGES] = "failed_getfreepages",
+    [ZC_EPH_NONACTIVE_PUTS_IGNORED] = "eph_nonactive_puts_ignored",
+    [ZC_PERS_NONACTIVE_PUTS_IGNORED] = "pers_nonactive_puts_ignored",
+    [ZC_POOR_RUN_REFUSED] = "poor_run_refused",
 };
 
 const char *zc_version(void)
@@ -52,7 +62,11 @@ int zc_store_create(const struct zc_store_config *config, zc_store **out)
     if (!store)
         return -ENOMEM;
     store->page_size = page_size;
-    int error = zc_memory_init(&store->memory, config->proc_dir, config->cgroup_dir);
+    store->proc_dir = config->proc_dir ? strdup(config->proc_dir) : NULL;
+    int error = config->proc_dir && !store->proc_dir ? -ENOMEM : 0;
+    if (error)
+        goto free_store;
+    error = zc_memory_init(&store->memory, config->proc_dir, config->cgroup_dir);
     if (error)
         goto free_store;
     error = zc_frames_create(page_size, &store->frames);
@@ -63,6 +77,8 @@ int zc_store_create(const struct zc_store_config *config, zc_store **out)
     zc_dictionaries_init(store);
     zc_list_init(&store->pools);
     store->next_id = 1;
+    for (size_t i = 0; i < ZC_STORE_PARAMS; i++)
+        store->params[i] = default_params[i];
     error = zc_store_set_limit(store, config->limit);
     if (error) {
         zc_store_destroy(store);
@@ -74,18 +90,24 @@ int zc_store_create(const struct zc_store_config *config, zc_store **out)
 fini_memory:
     zc_memory_fini(&store->memory);
 free_store:
+    free(store->proc_dir);
     free(store);
     return error;
 }
 
 void zc_store_destroy(zc_store *store)
 {
-    while (!zc_list_empty(&store->pools))
-        zc_pool_destroy(ZC_CONTAINER(store->pools.next, zc_pool, link));
+    zc_keeper_stop(store);
+    while (!zc_list_empty(&store->pools)) {
+        zc_pool *pool = ZC_CONTAINER(store->pools.next, zc_pool, link);
+        zc_writeback_close(pool); /* what is in the store is to stay */
+        zc_pool_destroy(pool);
+    }
     zc_dictionaries_fini(store);
     zc_frames_destroy(store->frames);
     zc_memory_fini(&store->memory);
     pthread_mutex_destroy(&store->pools_lock);
+    free(store->proc_dir);
     free(store);
 }
 
@@ -103,7 +125,48 @@ int zc_store_set_limit(zc_store *store, uint64_t limit)
 
     store->limit = limit;
     zc_frames_set_budget(store->frames, limit < SIZE_MAX ? (size_t)limit : SIZE_MAX);
+    store->refuses = false;
+    zc_keeper_wake(store);
     return 0;
+}
+
+size_t zc_store_write_back(zc_store *store, size_t frames)
+{
+    size_t freed = 0;
+    uint32_t id = 0, top;
+
+    pthread_mutex_lock(&store->pools_lock);
+    top = store->next_id;
+    pthread_mutex_unlock(&store->pools_lock);
+    while (++id < top && freed < frames) {
+        zc_pool *pool;
+        if (zc_pool_by_id(store, id, &pool) != 0)
+            continue;
+        freed += zc_writeback_some(pool, frames - freed);
+        zc_pool_release(pool);
+    }
+    return freed;
+}
+
+int zc_store_save(zc_store *store, struct zc_saved *out)
+{
+    int first = 0;
+
+    *out = (struct zc_saved){0};
+    for (struct zc_link *at = store->pools.next; at != &store->pools; at = at->next) {
+        zc_pool *pool = ZC_CONTAINER(at, zc_pool, link);
+        struct zc_pool_stats stats;
+        if (!zc_writeback_is_open(pool))
+            continue;
+        int error = zc_writeback_save(pool);
+        zc_pool_get_stats(pool, &stats);
+        out->pages += stats.written_pages;
+        out->lost += stats.zpages + stats.same_filled + stats.raw_pages;
+        int closing = zc_writeback_close(pool);
+        error = error ? error : closing;
+        first = first ? first : error;
+    }
+    return first;
 }
 
 void zc_store_set_reserve(zc_store *store, size_t frames)
@@ -126,18 +189,27 @@ void zc_store_get_stats(zc_store *store, struct zc_store_stats *out)
         if (pool->kind == ZC_PERSISTENT) {
             out->pers_zpages += pages;
             out->pers_pageframes += stats.frames;
+            out->pers_unsaved += zc_writeback_has_room(pool, &stats) ? 0 : pages;
         } else {
             out->eph_zpages += pages;
             out->eph_pageframes += stats.frames;
         }
         out->same_filled += stats.same_filled;
         out->zbytes += stats.zbytes;
+        out->written_pages += stats.written_pages;
+        out->written_bytes += stats.written_bytes;
+        for (size_t i = 0; i < ZC_EVICTIONS; i++) {
+            out->evicted[i] += stats.evicted[i];
+            out->evicted_frames[i] += stats.evicted_frames[i];
+        }
     }
     out->pools = store->pool_count;
     pthread_mutex_unlock(&store->pools_lock);
 
     zc_frames_get_stats(store->frames, &frames);
     out->limit_bytes = store->limit;
+    out->pressures = store->pressures;
+    out->pressure_source = store->keeper.source;
     out->frames = frames.taken;
     out->reserve_frames = frames.ready;
     out->metadata_bytes = frames.metadata_bytes;

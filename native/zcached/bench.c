@@ -67,7 +67,7 @@ static int put_batch(struct bench *bench, zc_pool *pool, size_t count, struct me
         pages[i] = bench->samples.pages + (first + i) * size;
     }
     uint64_t start = zc_now_ns();
-    int error = zc_put_batch(pool, keys, pages, count, results, zsizes);
+    int error = zc_put_batch(pool, keys, pages, count, 0, results, zsizes);
     measured->put_ns += zc_now_ns() - start;
     for (size_t i = 0; i < count && !error; i++) {
         if (results[i] < 0)

@@ -229,6 +229,19 @@ static void tune_malloc(void)
 #endif
 }
 
+/* What pools with a backing store hold is written there: it comes back. */
+static void save(struct daemon *daemon)
+{
+    struct zc_saved saved;
+    int error = zc_store_save(daemon->store, &saved);
+
+    if (error)
+        zc_log_line(&daemon->log, "error", "backing stores: %s; %" PRIu64 " pages are lost",
+                    strerror(-error), saved.lost);
+    else if (saved.pages)
+        zc_log_line(&daemon->log, "info", "%" PRIu64 " pages are in backing stores", saved.pages);
+}
+
 /* Serves until a signal comes. */
 static void serve(struct daemon *daemon)
 {
@@ -239,9 +252,11 @@ static void serve(struct daemon *daemon)
     zc_log_line(&daemon->log, "info", "stopped by signal %d, %zu connections cut off", signal,
                 left);
     if (left) {
+        zc_store_write_back(daemon->store, SIZE_MAX);
         zc_rundir_close(&daemon->rundir);
         _exit(ZC_EXIT_OK); /* their threads still use the store */
     }
+    save(daemon);
 }
 
 /* From here on the one who started us may go: nothing of it is kept open. False: it has gone already,

@@ -20,6 +20,8 @@
 
 #define BACKLOG (2 * (int)ZC_MAX_CONNECTIONS)
 #define STATE_MAX 1024 /* bytes */
+#define LOCK_TRIES 100u
+#define LOCK_PAUSE_NS 10000000 /* between two */
 
 static const char *const plane_names[2] = {"control", "data"};
 
@@ -29,6 +31,17 @@ static int fail(const char *path, const char *what, int error)
     return -error;
 }
 
+/* A killed daemon holds its lock until its last thread has ended, which the OS may take a while for. */
+static int lock_soon(int fd)
+{
+    for (unsigned tries = LOCK_TRIES; flock(fd, LOCK_EX | LOCK_NB) != 0; tries--) {
+        if (errno != EWOULDBLOCK || tries == 1)
+            return -errno;
+        nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_NS}, NULL);
+    }
+    return 0;
+}
+
 static int take_lock(struct zc_rundir *rundir)
 {
     char pid[16] = "";
@@ -36,9 +49,10 @@ static int take_lock(struct zc_rundir *rundir)
     rundir->lock = openat(rundir->dir, "zcached.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (rundir->lock < 0)
         return fail(rundir->path, "cannot make zcached.lock", errno);
-    if (flock(rundir->lock, LOCK_EX | LOCK_NB) != 0) {
-        if (errno != EWOULDBLOCK)
-            return fail(rundir->path, "cannot lock zcached.lock", errno);
+    int error = lock_soon(rundir->lock);
+    if (error) {
+        if (error != -EWOULDBLOCK)
+            return fail(rundir->path, "cannot lock zcached.lock", -error);
         ssize_t len = pread(rundir->lock, pid, sizeof(pid) - 1, 0);
         pid[len > 0 ? len : 0] = '\0';
         fprintf(stderr, "zcached: %s is in use by pid %s; stop it, or use another --dir\n",

@@ -164,7 +164,7 @@ static int check_offsets(struct zc_session *session, const struct batch *batch)
 static uint32_t flags_of(uint16_t op)
 {
     if (op == ZC_OP_PUT)
-        return ZC_F_KEYS | ZC_F_SEGMENT;
+        return ZC_F_KEYS | ZC_F_SEGMENT | ZC_F_INACTIVE;
     if (op == ZC_OP_GET)
         return ZC_F_KEYS | ZC_F_SEGMENT | ZC_F_PEEK;
     return ZC_F_KEYS;
@@ -262,6 +262,8 @@ static void gather(struct zc_session *session, const struct batch *batch, size_t
 static void put_group(struct zc_session *session, const struct batch *batch, size_t first,
                       struct group *group)
 {
+    unsigned flags = batch->request->flags & ZC_F_INACTIVE ? ZC_PUT_INACTIVE : 0;
+
     for (size_t i = 0; i < group->count; i++) {
         if (batch->pages) {
             group->pages[i] = (char *)batch->pages + (first + i) * session->page_size;
@@ -271,7 +273,7 @@ static void put_group(struct zc_session *session, const struct batch *batch, siz
         memcpy(group->pages[i], session->segment + offset_at(batch, first + i), session->page_size);
     }
     int error = zc_put_batch(group->pool, group->keys, (const void *const *)group->pages,
-                             group->count, group->results, group->zsizes);
+                             group->count, flags, group->results, group->zsizes);
     for (size_t i = 0; error == -ENOMEM && i < group->count; i++)
         group->results[i] = error;
 }

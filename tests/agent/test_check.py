@@ -95,8 +95,11 @@ def test_what_is_right(local_daemon: Local, tmp_path: Path) -> None:
 def test_every_counter_that_is_wrong_is_found(right: dict[str, str]) -> None:
     assert verdict(right) == Verdict([], 2, 260, compared=True)
     parts = {"gets_found", "flush_found", "flobj_found", "put_to_flush", "dup_puts", "kept_rejected"}
+    parts |= {"written_gets", "read_errors"}
     alone = {"limit_bytes", "gets", "flush_total", "flobj_total", "damaged"}
-    alone |= {f"{what}_{unit}" for what in ("compacted", "reclaimed") for unit in ("frames", "zpages")}
+    alone |= {f"writeback_{what}" for what in ("frames", "pages", "errors")}
+    alone |= {f"wear_{cause}" for cause in ("evicted", "cleaned", "metadata")}
+    alone |= {"compacted_frames", "compacted_zpages", "pressures", "pressure_source"}
     for path, value in right.items():
         if path.rpartition("/")[2] in parts | alone or "stats/" not in path:
             continue

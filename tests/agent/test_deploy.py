@@ -249,6 +249,25 @@ class TestDown:
         assert up("--replace", "--force").json["changed"] is True
         assert zcache("-s", "local", "down").code == 0
 
+    def test_pages_with_a_backing_store_are_saved_and_come_back(
+        self, up: Callable[..., Result], zcache: Zcache, tmp_path: Path
+    ) -> None:
+        page_size = up().json["page_size"]
+        (tmp_path / "dump").write_bytes(os.urandom(page_size // 2) * 2 + bytes(3 * page_size))
+        store = tmp_path / "store"
+        for turn in range(2):
+            assert zcache("-s", "local", "pool", "create", "swap").code == 0
+            set_now = zcache("-s", "local", "--json", "pool", "backing", "swap", store, "--size", "16M").json
+            assert set_now["backing"] == f"path={store} layout=packed"
+            assert set_now["written_pages"] == 4 * turn
+            if turn == 0:
+                assert zcache("-s", "local", "replay", tmp_path / "dump", "--pool", "swap", "--keep").code == 0
+                assert up("--replace").json["changed"] is True
+        assert zcache("-s", "local", "check").code == 0
+        fails(zcache("-s", "local", "pool", "backing", "swap", "none"), 5, "4 pages of pool 'swap'")
+        assert zcache("-s", "local", "pool", "destroy", "swap").out == "pool swap destroyed, 4 pages forgotten\n"
+        assert zcache("-s", "local", "down").code == 0
+
     def test_a_daemon_that_does_not_answer(self, up: Callable[..., Result], zcache: Zcache) -> None:
         pid = up().json["pid"]
         os.kill(pid, signal.SIGSTOP)

@@ -233,6 +233,7 @@ def test_each_op_sends_and_understands_the_golden_bytes() -> None:
         assert there.put(Run(1, 9, 7, 1), [page]) == Results((0,), (0,), 0)
         there._segment = segment
         assert there.put(Run(1, 9, 8, 2), [b"one page" * 512, page]).detail == (0, 31)
+        assert there.put(Run(1, 9, 8, 1), [b"one page" * 512], inactive=True).status == (0,)
         there._segment = None
         assert there.get(Run(1, 9, 7, 1), peek=True).pages == (page,)
         there._segment = segment

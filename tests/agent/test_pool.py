@@ -209,6 +209,44 @@ class TestShrink:
         fails(local_daemon("pool", "shrink", "nope", 1), 5, "nope")
 
 
+class TestWriteback:
+    @on_each_allocator
+    def test_pages_go_to_the_store_and_are_read_from_there(
+        self,
+        local_daemon: Local,
+        pages: Callable[[], AbstractContextManager[PagesClient]],
+        allocator: str,
+        tmp_path: Path,
+    ) -> None:
+        local_daemon("pool", "create", "p", "--allocator", allocator)
+        fails(local_daemon("pool", "writeback", "p"), 5, "no backing store", "zcache pool backing p PATH")
+        assert local_daemon("pool", "backing", "p").out == "pool p: none\n"
+        store = tmp_path / "store"
+        told = local_daemon("pool", "backing", "p", store, "--size", "32M").out
+        assert told == f"pool p: path={store} layout=packed, 0 pages are in it\n"
+        with pages() as client:
+            number = client.pool("p").id
+            fill(client, number)
+            told = local_daemon("pool", "writeback", "p", 20, "--json").json
+            assert told["frames"] >= 20
+            assert 20 <= told["pages"] < PAGES
+            rest = local_daemon("pool", "writeback", "p").out
+            assert rest.endswith(f" frames freed, {PAGES - told['pages']} pages written back\n")
+            assert there(client, number, list(range(PAGES))) == PAGES
+        assert local_daemon("check").code == 0
+
+    def test_refusals(self, local_daemon: Local, tmp_path: Path) -> None:
+        local_daemon("pool", "create", "p")
+        local_daemon("pool", "create", "e", "--kind", "ephemeral")
+        (tmp_path / "letter").write_text("to whom it may concern" * 1000)
+        fails(local_daemon("pool", "backing", "p", tmp_path / "letter"), 5, "letter", "--reset")
+        fails(local_daemon("pool", "backing", "e", tmp_path / "store", "--size", "16M"), 5, "'e' is ephemeral")
+        fails(local_daemon("pool", "backing", "p", "store"), 5, "path='store'")
+        fails(local_daemon("pool", "backing", "p", tmp_path / "store", "--layout", "odd"), 2, "odd")
+        for frames in ("0", "x", "1.5"):
+            fails(local_daemon("pool", "writeback", "p", frames), 5, f"'{frames}'")
+
+
 class Shrinking:
     """A source in the middle of whose second walk, the one that gets, somebody shrinks the pool."""
 

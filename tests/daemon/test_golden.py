@@ -26,6 +26,9 @@ REQUESTS = {
     "segment": Request(Op.SEGMENT, object=8192),
     "put-inline": Request(Op.PUT, pool=1, object=9, index=7, count=1, payload=b"\xab" * 4096),
     "put-segment": Request(Op.PUT, pool=1, object=9, index=8, count=2, flags=Flag.SEGMENT, payload=OFFSETS),
+    "put-inactive": Request(
+        Op.PUT, pool=1, object=9, index=8, count=1, flags=Flag.SEGMENT | Flag.INACTIVE, payload=OFFSETS[:8]
+    ),
     "get-peek": Request(Op.GET, pool=1, object=9, index=7, count=1, flags=Flag.PEEK),
     "get-segment": Request(Op.GET, pool=1, object=9, index=7, count=2, flags=Flag.SEGMENT, payload=OFFSETS),
     "flush-page": Request(Op.FLUSH_PAGE, count=2, flags=Flag.KEYS, payload=KEYS),

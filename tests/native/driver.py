@@ -59,6 +59,15 @@ class Driver:
         used = _numbers(self.ask("used"))
         return used["store"], used["os"]
 
+    def kill(self) -> None:
+        self._process.kill()
+        self.ended()
+
+    def ended(self) -> int:
+        """Its status."""
+        self._process.communicate(timeout=120)
+        return self._process.returncode
+
     def close(self) -> None:
         """Ends it in good order: a sanitizer's complaint, or a page that was not freed, is an error here."""
         self._process.communicate(timeout=120)

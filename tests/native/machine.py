@@ -3,6 +3,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -13,22 +15,39 @@ from tests.native.model import Key, Pool
 POOLS = ["p0", "p1", "pz", "e0", "ez"]
 """Persistent and ephemeral; those with a z in zsmalloc."""
 CODECS = ["lz4", "lz4:8", "zstd", "zstd:-5", "zstd:5", "none", "zstd:1:dict=1"]
+FROM_THE_START = {"e0": ("poor_run_limit", 1), "ez": ("nonactive_puts_ignored", 1)}
+"""Of these pools a parameter that seldom would be drawn together with what it acts on."""
 FULL = ["policy_percent_exceeded", "failed_getfreepages"]
+UNTRIED = [FULL[0], "poor_run_refused", "eph_nonactive_puts_ignored", "pers_nonactive_puts_ignored"]
 SLACK = 64 * 1024
 """Bytes under its limit at which a store may call itself full, and that its index may go over it."""
+STORE_PAGES = 1500
+"""Of a backing store's size; fewer are put."""
 OBJECTS = [0, 7, 2**64 - 1]
 CHANGES = [
     *[("zv_max_zsize", value) for value in ("0", "3/8", "62%", "7/8", "100%")],
     *[("zv_max_mean_zsize", value) for value in ("1/8", "3/8", "5/8", "100%")],
     *[("zv_page_count_policy_percent", value) for value in ("0", "75", "100")],
     *[(switch, value) for switch in ("exclusive_gets", "keep_rejected", "checksums") for value in ("0", "1")],
-    *[("compact_auto", value) for value in ("0", "1")],
+    *[(switch, value) for switch in ("compact_auto", "nonactive_puts_ignored") for value in ("0", "1")],
+    *[("poor_run_limit", value) for value in ("0", "1", "3")],
 ]
-MOVED = ["compacted_frames", "compacted_zpages", "reclaimed_frames", "reclaimed_zpages"]
+CAUSES = ["evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph"]
+MOVED = [
+    *["compacted_frames", "compacted_zpages", "reclaimed_frames", "reclaimed_zpages"],
+    *["writeback_frames", "writeback_errors", "wear_evicted", "wear_cleaned", "wear_metadata"],
+    *[name for cause in CAUSES for name in (cause, f"{cause}_frames")],
+]
 keys = st.tuples(st.sampled_from(OBJECTS), st.one_of(st.integers(0, 12), st.just(2**32 - 1)))
 pools = st.sampled_from(POOLS)
 seeds = st.integers(0, 30)
 eighths = st.integers(0, 8)
+layouts = st.sampled_from(["", "packed", "packed", "in_place"])
+FAULTS = [
+    *[("pwritev", error) for error in ("EIO", "ENOSPC", "ENXIO", "short", "EINTR")],
+    *[("meta", error) for error in ("EIO", "short")],
+]
+READ_FAULTS = ["EIO", "ENXIO"]
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -42,6 +61,7 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.driver = Driver(self.config, self.page_size)
+        self.directory = TemporaryDirectory()
         assert self.driver.ask("dictionary", 5, 3000) == "id 1"
         self.default_limit = self.driver.totals()["limit_bytes"]
         self.model: dict[str, Pool] = {}
@@ -49,9 +69,15 @@ class StoreMachine(RuleBasedStateMachine):
         """Of each pool, the keys that were put, stored or not: what is drawn must not hang on a full store's whims."""
         self.sizes: dict[tuple[str, str], int] = {}
         """What contents compress to by each codec: the same at every put."""
+        self.wrote = False
+        """Pages to a backing store, perhaps, since the start."""
         self.limited = False
+        self.refuses = False
+        """The limit refused a put, perhaps not for the last time."""
         self.limit = 0
         """Set by a rule; 0: the default, which is not reached."""
+        self.evicted: Counter[str] = Counter()
+        """Of each ephemeral pool, pages dropped for others' sake, as last seen."""
 
     def teardown(self) -> None:
         self.reached.update(f"{request.split()[0]} {word.split()[0]}" for request, word in self.answers())
@@ -59,6 +85,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.flush_everything()
             for name in self.model:
                 assert self.driver.ask("destroy", name) == "pages 0"
+        self.directory.cleanup()
 
     def answers(self) -> Iterator[tuple[str, str]]:
         for request, answer in self.driver.log:
@@ -70,7 +97,8 @@ class StoreMachine(RuleBasedStateMachine):
             for object_id in {key[0] for key in pool.pages}:
                 assert self.driver.ask("flobj", name, object_id) == pool.flush_object(object_id)
             stats = self.driver.stats(name)
-            assert not any(stats[held] for held in ("zpages", "same_filled", "raw_pages", "zbytes", "frames"))
+            held = ("zpages", "same_filled", "raw_pages", "zbytes", "frames", "written_pages", "written_bytes")
+            assert not any(stats[what] for what in held)
         totals = self.driver.totals()
         assert totals["frames"] == totals["reserve_frames"] == 0
 
@@ -78,39 +106,53 @@ class StoreMachine(RuleBasedStateMachine):
         """eighths of a page of random bytes; 0: a same-filled page."""
         return f"rand:{seed}:{self.page_size * eighths // 8}" if eighths else f"fill:{seed}"
 
-    def check_put(self, pool: str, key: Key, content: str, answer: str) -> None:
+    def check_put(self, pool: str, key: Key, content: str, answer: str, *, inactive: bool = False) -> None:
         model = self.model[pool]
         self.tried[pool].add(key)
         word, zsize = answer.split()
         full = word if word in FULL and self.limit else ""
-        raw = int(zsize) == self.page_size and model.params["keep_rejected"]
-        if raw or word == "policy_percent_exceeded":
+        raw = int(zsize) == self.page_size and model.keeps_raw()
+        if raw or word in UNTRIED:
             # What it compresses to is not told; once it was stored or refused plainly it is known.
-            compressed = self.sizes.get((model.codec, content), model.params["zv_max_zsize"] + 1)
+            unknown = self.page_size if model.codec == "none" else model.params["zv_max_zsize"] + 1
+            compressed = self.sizes.get((model.codec, content), unknown)
         else:
             compressed = int(zsize)
             assert self.sizes.setdefault((model.codec, content), compressed) == compressed
             assert (compressed == 0) == same_filled(content, self.page_size)
-        assert answer == model.put(key, content, compressed, full)
+        assert answer == model.put(key, content, compressed, full, inactive=inactive)
 
-    @initialize(some=st.sets(st.sampled_from(POOLS), min_size=1), limited=st.booleans())
-    def begin(self, some: set[str], limited: bool) -> None:
+    @initialize(
+        some=st.sets(st.sampled_from(POOLS), min_size=1),
+        limited=st.booleans(),
+        layouts=st.tuples(*[layouts] * len(POOLS)),
+    )
+    def begin(self, some: set[str], limited: bool, layouts: tuple[str, ...]) -> None:
         """The reserve fills itself at its own pace, so what fits under a limit is certain only without it."""
         self.limited = limited
         if limited:
             assert self.driver.ask("reserve", 0) == "ok"
-        for pool in sorted(some):
+        for pool, layout in zip(sorted(some), layouts, strict=False):
             self.create(pool)
+            if layout and not self.model[pool].ephemeral:
+                self.attach_new(pool, layout)
 
     def create(self, pool: str) -> None:
         expected = "err EEXIST" if pool in self.model else "ok"
         kind = "ephemeral" if pool[0] == "e" else "persistent"
         allocator = "zsmalloc" if pool[1] == "z" else "zbud"
         assert self.driver.ask("pool", pool, kind, allocator) == expected
-        self.model.setdefault(pool, Pool(self.page_size, pool[0] == "e", allocator))
+        if pool in self.model:
+            return
+        self.model[pool] = Pool(self.page_size, pool[0] == "e", allocator)
+        if pool in FROM_THE_START:
+            name, value = FROM_THE_START[pool]
+            assert self.driver.ask("param", pool, name, value) == "ok"
+            self.model[pool].params[name] = value
 
     def destroy(self, pool: str) -> None:
         gone = self.model.pop(pool, None)
+        self.evicted.pop(pool, None)
         self.tried.pop(pool, None)
         assert self.driver.ask("destroy", pool) == (f"pages {len(gone.pages)}" if gone else "err ENOENT")
 
@@ -140,16 +182,21 @@ class StoreMachine(RuleBasedStateMachine):
             self.create(pool)
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data(), seed=seeds, eighths=eighths)
-    def put(self, data: st.DataObject, seed: int, eighths: int) -> None:
+    @rule(data=st.data(), seed=seeds, eighths=eighths, inactive=st.booleans())
+    def put(self, data: st.DataObject, seed: int, eighths: int, inactive: bool) -> None:
         pool = self.a_pool(data)
         key, content = self.a_key(data, pool), self.content(seed, eighths)
         used = self.driver.totals()["used_bytes"]
-        answer = self.driver.ask("put", pool, *key, content)
+        answer = self.driver.ask("put-inactive" if inactive else "put", pool, *key, content)
         if answer.split()[0] in FULL and self.model[pool].params["zv_page_count_policy_percent"]:
+            used = max(used, self.driver.totals()["used_bytes"])  # a codec's first put makes its state
             extent = 8 if self.model[pool].allocator == "zsmalloc" else 1
-            assert used + (extent + 3) * self.page_size + SLACK > self.limit > 0
-        self.check_put(pool, key, content, answer)
+            near = used + (extent + 3) * self.page_size + SLACK > self.limit > 0
+            assert near or (self.refuses and used > self.limit * 0.9)
+            self.refuses |= answer.startswith("policy_percent_exceeded")
+            assert self.model[pool].ephemeral or self.driver.totals()["eph_pageframes"] == 0
+        self.check_put(pool, key, content, answer, inactive=inactive)
+        self.settle()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), entries=st.lists(st.tuples(keys, seeds, eighths), min_size=1, max_size=40))
@@ -160,6 +207,7 @@ class StoreMachine(RuleBasedStateMachine):
         answers = self.driver.batch("puts", pool, lines)
         for (key, _, _), content, answer in zip(entries, contents, answers, strict=True):
             self.check_put(pool, key, content, answer)
+        self.settle()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), first=st.integers(0, 300), count=st.integers(1, 64), seed=seeds, eighths=eighths)
@@ -170,6 +218,7 @@ class StoreMachine(RuleBasedStateMachine):
         answers = self.driver.batch("puts", pool, [f"7 {first + i} {contents[i]}" for i in range(count)])
         for i, answer in enumerate(answers):
             self.check_put(pool, (7, first + i), contents[i], answer)
+        self.settle()
 
     @rule(data=st.data(), peek=st.booleans())
     def get(self, data: st.DataObject, peek: bool) -> None:
@@ -211,12 +260,22 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data(), change=st.sampled_from(CHANGES))
     def set_param(self, data: st.DataObject, change: tuple[str, str]) -> None:
+        """Where raw pages are kept it is not told which pages are poor, so then no run of them is counted."""
         pool, (name, value) = self.a_pool(data), change
+        model = self.model[pool]
+        if name == "poor_run_limit" and (model.params["keep_rejected"] or model.backing):
+            value = "0"
+        if name == "keep_rejected":
+            self.count_no_poor_runs(pool)
         assert self.driver.ask("param", pool, name, value) == "ok"
         number, _, divisor = value.removesuffix("%").partition("/")
         by = 100 if value.endswith("%") else int(divisor or 1)
         whole = self.page_size if "%" in value or "/" in value else 1
         self.model[pool].params[name] = int(number) * whole // by
+
+    def count_no_poor_runs(self, pool: str) -> None:
+        assert self.driver.ask("param", pool, "poor_run_limit", 0) == "ok"
+        self.model[pool].params["poor_run_limit"] = 0
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), codec=st.sampled_from([*CODECS, "lz5", "zstd:20", "lz4:0", "zstd:3:dict=2"]))
@@ -248,19 +307,48 @@ class StoreMachine(RuleBasedStateMachine):
         _, freed, _, zpages, _, *taken = self.driver.ask(*ask).split()
         after = self.driver.stats(pool)
         assert int(freed) == before["frames"] - after["frames"]
-        held = {key for key, held in model.pages.items() if held.kind != "fill"}
+        held = model.in_memory()
         if model.ephemeral:
             self.forget_dropped(pool, held)
+            self.evicted[pool] += int(zpages)
             assert not taken
         for page in taken:
             object_id, index, crc32 = (int(number) for number in page.split(":"))
             assert index % 8 < share
             assert crc32 == crc(model.drop((object_id, index)).content, self.page_size)
-        left = {key for key, held in model.pages.items() if held.kind != "fill"}
+        left = model.in_memory()
         assert int(zpages) == len(held) - len(left)
         assert model.ephemeral or len(taken) == int(zpages)
         if model.ephemeral or share == 8:
             assert int(freed) >= frames or not left
+
+    @precondition(lambda self: self.model)
+    @rule(percent=st.sampled_from([0, 10, 100]))
+    def run_short_of_memory(self, percent: int) -> None:
+        """Every ephemeral pool may give pages up, and none does that for nothing."""
+        before = self.driver.totals()
+        assert self.driver.ask("set", "pressure_shrink_percent", percent) == "ok"
+        assert self.driver.ask("pressure") == "ok"
+        after = self.driver.totals()
+        gone = before["eph_pageframes"] - after["eph_pageframes"]
+        assert gone >= -(-before["eph_pageframes"] * percent // 100)
+        assert gone == 0 or percent
+        assert after["pers_zpages"] == before["pers_zpages"]
+        self.settle()
+
+    def settle(self) -> None:
+        """What was dropped in the background, or for a persistent pool's sake, is not there any more."""
+        assert self.driver.ask("settle") == "ok"
+        for name, model in self.model.items():
+            if not model.ephemeral:
+                continue
+            stats = self.driver.stats(name)
+            evicted = sum(stats[cause] for cause in CAUSES)
+            if evicted != self.evicted[name]:
+                before = len(model.pages)
+                self.forget_dropped(name, {key for key, held in model.pages.items() if held.kind != "fill"})
+                assert before - len(model.pages) == evicted - self.evicted[name]
+                self.evicted[name] = evicted
 
     def forget_dropped(self, pool: str, held: set[Key]) -> None:
         for key in held:
@@ -272,6 +360,145 @@ class StoreMachine(RuleBasedStateMachine):
                 self.model[pool].count["gets_found"] += 1
                 assert answer == f"page {crc(self.model[pool].pages[key].content, self.page_size)}"
 
+    # ---- backing stores ----
+
+    def path(self, pool: str) -> str:
+        return f"{self.directory.name}/{pool}"
+
+    def attach(self, pool: str, layout: str) -> str:
+        return self.driver.ask("backing", pool, self.path(pool), layout, STORE_PAGES * self.page_size).split(" /")[0]
+
+    def attach_new(self, pool: str, layout: str) -> None:
+        Path(self.path(pool)).unlink(missing_ok=True)
+        assert self.attach(pool, layout) == "ok"
+        self.count_no_poor_runs(pool)
+        self.model[pool].backing, self.model[pool].is_well = layout, True
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), layout=st.sampled_from(["packed", "in_place"]))
+    def set_backing(self, data: st.DataObject, layout: str) -> None:
+        pool = self.a_pool(data)
+        model = self.model[pool]
+        if model.ephemeral or model.backing:
+            expected = "err EPERM" if model.ephemeral else "err EBUSY"
+            assert self.attach(pool, layout).startswith(expected)
+            return
+        self.attach_new(pool, layout)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def take_backing_away(self, data: st.DataObject) -> None:
+        """Not while pages are in it. In the end it is gone, so that what is drawn later hangs on no whims."""
+        pool = self.a_pool(data)
+        model = self.model[pool]
+        if model.stats()["written_pages"]:
+            assert self.driver.ask("backing", pool, "none").startswith("err EBUSY")
+            for object_id in OBJECTS:
+                assert self.driver.ask("flobj", pool, object_id) == model.flush_object(object_id)
+        assert self.driver.ask("backing", pool, "none") == "ok"
+        model.backing, model.in_place = "", None
+
+    def a_written_pool(self, data: st.DataObject) -> str:
+        backed = sorted(name for name, pool in self.model.items() if pool.backing)
+        return data.draw(st.sampled_from(backed)) if backed else self.a_pool(data)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), frames=st.sampled_from([1, 2, 7, 10**6]))
+    def write_back(self, data: st.DataObject, frames: int) -> None:
+        pool = self.a_written_pool(data)
+        model = self.model[pool]
+        freed, said = self.do_write_back(pool, frames)
+        assert said == ("ok" if model.backing else "ENXIO")
+        if model.backing:
+            assert freed >= frames or not any(map(model.must_leave, model.in_memory()))
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), fault=st.sampled_from(FAULTS), after=st.integers(0, 4), count=st.sampled_from([1, 99]))
+    def write_back_with_faults(self, data: st.DataObject, fault: tuple[str, str], after: int, count: int) -> None:
+        """Whatever fails, a page is in memory or in the store."""
+        pool = self.a_written_pool(data)
+        call, error = fault
+        assert self.driver.ask("fault", call, error, after, count) == "ok"
+        _, said = self.do_write_back(pool, 10**6)
+        assert self.driver.ask("fault", call, error, 0, 0) == "ok"
+        assert said in ("ok", "EIO", "ENOSPC", "ENXIO")
+
+    def do_write_back(self, pool: str, frames: int) -> tuple[int, str]:
+        """Frames freed, and how it ended; the model learns which pages went."""
+        model, before = self.model[pool], self.driver.stats(pool)
+        self.wrote |= bool(model.backing and self.tried[pool])
+        _, freed, _, pages, said = self.driver.ask("writeback", pool, frames).split()
+        after = self.driver.stats(pool)
+        assert int(freed) == before["frames"] - after["frames"]
+        held = model.in_memory()
+        for key in sorted(held):
+            kind = self.driver.ask("where", pool, *key)
+            if kind == "written":
+                model.write_back(key)
+            else:
+                assert kind == model.pages[key].kind
+        assert int(pages) == len(held) - len(model.in_memory())
+        if model.backing:
+            model.is_well = said == "ok" and (model.is_well or int(pages) > 0)
+        return int(freed), said
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), error=st.sampled_from(READ_FAULTS), peek=st.booleans())
+    def get_what_cannot_be_read(self, data: st.DataObject, error: str, peek: bool) -> None:
+        pool = self.a_written_pool(data)
+        key = self.a_key(data, pool)
+        held = self.model[pool].pages.get(key)
+        assert self.driver.ask("fault", "pread", error, 0, 1) == "ok"
+        answer = self.driver.ask("peek" if peek else "get", pool, *key)
+        assert self.driver.ask("fault", "pread", error, 0, 0) == "ok"
+        if held and held.kind == "written":
+            assert answer == self.model[pool].fail_to_read()
+        else:
+            assert answer == self.model[pool].get(key, peek=peek)
+
+    @precondition(lambda self: self.wrote)
+    @rule(save=st.booleans())
+    def restart(self, save: bool) -> None:
+        """A clean stop brings everything back that found a place; else what was written comes back."""
+        _, saved, _, lost, said = self.driver.ask("restart", "save" if save else "drop").split()
+        assert said == "ok"
+        if self.limited:
+            assert self.driver.ask("reserve", 0) == "ok"
+        self.limit = 0
+        assert self.driver.ask("dictionary", 5, 3000) == "id 1"
+        before, self.model, self.wrote = self.model, {}, False
+        tried = self.tried.copy()
+        self.tried.clear()
+        pages = there = 0
+        for name, old in before.items():
+            if old.backing:
+                pages += len(old.pages)
+                there += self.come_back(name, old, save)
+                self.tried[name] = tried[name]
+        assert not save or (int(saved), int(lost)) == (there, pages - there)
+
+    def come_back(self, name: str, old: Pool, save: bool) -> int:
+        """Of a pool with a backing store: what is there again."""
+        self.create(name)
+        assert self.attach(name, old.backing) == "ok"
+        model = self.model[name]
+        model.backing, model.in_place = old.backing, old.in_place
+        for key, held in sorted(old.pages.items()):
+            where = self.driver.ask("where", name, *key)
+            if where == "none":
+                assert held.kind != "written"
+                assert not save or not old.may_leave(key) or old.in_place is None
+                continue
+            assert where == "written"
+            model.pages[key] = held
+            if held.kind != "written":
+                assert save
+                model.leave(key)
+        objects = {key[0] for key in model.pages}
+        assert old.backing == "packed" or len(objects) <= 1
+        assert not save or all(key in model.pages for key in old.pages if model.must_leave(key))
+        return len(model.pages)
+
     @invariant()
     def it_holds_together(self) -> None:
         assert self.driver.ask("check") == "ok"
@@ -279,10 +506,12 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.limited)
     @rule(frames=st.sampled_from([None, 0, 2, 20]))
     def set_limit(self, frames: int | None) -> None:
-        """So many frames above what is used."""
+        """So many frames above what is used, or one that ephemeral pages have to make room for."""
         used = self.driver.totals()["used_bytes"]
         self.limit = 0 if frames is None else used + SLACK + frames * self.page_size
+        self.refuses = False
         assert self.driver.ask("limit", self.limit) == "ok"
+        self.settle()
 
     @invariant()
     def counters_agree(self) -> None:
@@ -290,6 +519,9 @@ class StoreMachine(RuleBasedStateMachine):
             stats = self.driver.stats(name)
             frames, metadata, used = (stats.pop(memory) for memory in ("frames", "metadata_bytes", "used_bytes"))
             expected = pool.stats()
+            for moved in ("zpages", "frames"):
+                suffix = "_frames" if moved == "frames" else ""
+                assert stats[f"reclaimed_{moved}"] == sum(stats[cause + suffix] for cause in CAUSES)
             for counter in MOVED:
                 stats.pop(counter)
             assert {key: value for key, value in stats.items() if value} == {
@@ -306,11 +538,18 @@ class StoreMachine(RuleBasedStateMachine):
         for name, pool in self.model.items():
             stats = self.driver.stats(name)
             kind = "eph" if pool.ephemeral else "pers"
-            expected[f"{kind}_zpages"] += len(pool.pages)
+            in_memory = len(pool.pages) - stats["written_pages"]
+            expected[f"{kind}_zpages"] += in_memory
+            if not pool.ephemeral:
+                expected["unsaved" if pool.backing else "pers_unsaved"] += in_memory
             expected[f"{kind}_pageframes"] += stats["frames"]
-            for both in ("frames", "same_filled", "zbytes"):
+            for both in ("frames", "same_filled", "zbytes", "written_pages", "written_bytes"):
                 expected[both] += stats[both]
+        for name in ("pressures", "pressure_source"):
+            totals.pop(name)
         memory = {name: totals.pop(name) for name in ("limit_bytes", "reserve_frames", "metadata_bytes", "used_bytes")}
+        unsaved = totals.pop("pers_unsaved")  # also of a backing store that owes a write
+        assert 0 <= unsaved - expected["pers_unsaved"] <= expected["unsaved"]
         assert totals == {name: expected[name] for name in totals}
         frames = totals["frames"] + memory["reserve_frames"]
         assert memory["used_bytes"] == frames * self.page_size + memory["metadata_bytes"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from tests.native.driver import crc, same_filled
 
 BUCKETS = 64
+MANY = 1000
+"""Indexes below are within every backing store."""
 Key = tuple[int, int]
 
 
@@ -14,7 +16,7 @@ Key = tuple[int, int]
 class Held:
     content: str
     kind: str
-    """zpage, fill or raw."""
+    """zpage, fill, raw, or written: in the backing store."""
     zsize: int
 
 
@@ -28,6 +30,14 @@ class Pool:
     count: Counter[str] = field(default_factory=Counter)
     cumul: Counter[int] = field(default_factory=Counter)
     params: dict[str, int] = field(default_factory=dict)
+    backing: str = ""
+    """The backing store's layout; none: \"\"."""
+    is_well: bool = True
+    """The last writeback did not fail."""
+    in_place: int | None = None
+    """The object whose pages are in it, in place; None: not told yet."""
+    poor_run: int = 0
+    """Pages in a row that compressed poorly, or were refused for that."""
 
     def __post_init__(self) -> None:
         self.params = {
@@ -39,17 +49,41 @@ class Pool:
             "checksums": 1,
             "entropy_gate": 0,
             "compact_auto": 1,
+            "writeback_budget": 0,
+            "nonactive_puts_ignored": 0,
+            "poor_run_limit": 0,
         }
 
     def zpages(self) -> list[Held]:
         return [held for held in self.pages.values() if held.kind == "zpage"]
 
-    def admit(self, content: str, zsize: int, full: str) -> tuple[str, str]:
+    def in_poor_run(self) -> bool:
+        limit = self.params["poor_run_limit"]
+        if limit == 0:
+            self.poor_run = 0
+        if limit == 0 or self.poor_run < limit:
+            return False
+        self.poor_run += 1
+        return (self.poor_run - 1 - limit) % 16 != 15
+
+    def count_poor_run(self, *, poor: bool) -> None:
+        if not poor:
+            self.poor_run = 0
+        elif self.poor_run < self.params["poor_run_limit"]:
+            self.poor_run += 1
+
+    def admit(self, content: str, zsize: int, full: str, *, inactive: bool = False) -> tuple[str, str]:
         """The answer's first word, and the kind it is held as, or would be."""
+        if inactive and self.params["nonactive_puts_ignored"]:
+            return f"{'eph' if self.ephemeral else 'pers'}_nonactive_puts_ignored", "nothing"
         if same_filled(content, self.page_size):
             return "stored", "fill"
         if full == "policy_percent_exceeded" or self.params["zv_page_count_policy_percent"] == 0:
             return "policy_percent_exceeded", "nothing"
+        if self.in_poor_run():
+            if self.keeps_raw():
+                return full or "stored", "raw"
+            return "poor_run_refused", "nothing"
         zpages = self.zpages()
         total = sum(held.zsize for held in zpages)
         refusal = ""
@@ -58,13 +92,17 @@ class Pool:
             refusal = "compress_poor"
         elif zsize > max_mean and zpages and total > max_mean * len(zpages):
             refusal = "mean_compress_poor"
-        if refusal and self.params["keep_rejected"]:
+        self.count_poor_run(poor=refusal == "compress_poor")
+        if refusal and self.keeps_raw():
             return full or "stored", "raw"
         return refusal or full or "stored", "zpage"
 
-    def put(self, key: Key, content: str, compressed: int, full: str = "") -> str:
+    def keeps_raw(self) -> bool:
+        return bool(self.params["keep_rejected"] or (self.backing and self.is_well))
+
+    def put(self, key: Key, content: str, compressed: int, full: str = "", *, inactive: bool = False) -> str:
         """The expected answer; `compressed`: what the content compresses to; `full`: the refusal of a full store."""
-        word, kind = self.admit(content, compressed, full)
+        word, kind = self.admit(content, compressed, full, inactive=inactive)
         zsize = {"fill": 0, "nothing": 0, "raw": self.page_size, "zpage": compressed}[kind]
         old = self.pages.pop(key, None)
         self.count["puts"] += 1
@@ -88,7 +126,42 @@ class Pool:
         self.count["gets_found"] += 1
         if self.params["exclusive_gets"] and not peek:
             del self.pages[key]
+        self.count["written_gets"] += held.kind == "written"
         return f"page {crc(held.content, self.page_size)}"
+
+    def fail_to_read(self) -> str:
+        """A get of a written page."""
+        for counter in ("gets", "written_gets", "read_errors"):
+            self.count[counter] += 1
+        return "err EIO"
+
+    def in_memory(self) -> set[Key]:
+        """Pages that have a place in memory."""
+        return {key for key, held in self.pages.items() if held.kind in ("zpage", "raw")}
+
+    def may_leave(self, key: Key) -> bool:
+        """Would it find a place in the backing store?"""
+        if self.backing != "in_place":
+            return True
+        return key[1] < MANY and self.in_place in (None, key[0])
+
+    def must_leave(self, key: Key) -> bool:
+        """In place whose pages they are may be settled by a batch that failed."""
+        return self.may_leave(key) and (self.backing != "in_place" or self.in_place is not None)
+
+    def write_back(self, key: Key) -> None:
+        """In place the first page says whose they are."""
+        assert self.may_leave(key)
+        self.leave(key)
+        self.count["writeback_pages"] += 1
+
+    def leave(self, key: Key) -> None:
+        held = self.pages[key]
+        size = 8 if held.kind == "fill" else held.zsize
+        if self.backing == "in_place":
+            self.in_place = key[0]
+            size = self.page_size
+        self.pages[key] = Held(held.content, "written", size)
 
     def flush(self, key: Key) -> str:
         self.count["flush_total"] += 1
@@ -118,6 +191,8 @@ class Pool:
             "same_filled": kinds["fill"],
             "raw_pages": kinds["raw"],
             "zbytes": sum(held.zsize for held in self.zpages()),
+            "written_pages": kinds["written"],
+            "written_bytes": sum(held.zsize for held in self.pages.values() if held.kind == "written"),
         }
         return {**self.count, **held}
 

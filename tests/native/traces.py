@@ -26,7 +26,7 @@ def answers(trace: Path) -> list[str]:
 
 
 def comparable(output: str) -> list[str]:
-    output = re.sub(r" (frames|metadata_bytes|used_bytes|compacted_\w+|reclaimed_frames)=\d+", "", output)
+    output = re.sub(r" (frames|metadata_bytes|used_bytes|compacted_\w+|\w+_frames)=\d+", "", output)
     return [_without_order(line) for line in re.sub(r"^frames \d+", "frames", output, flags=re.MULTILINE).splitlines()]
 
 

@@ -23,6 +23,7 @@
 #include <zdict.h>
 
 #include "base/base.h"
+#include "base/hash.h"
 #include "base/node.h"
 #include "codec/codec.h"
 

@@ -17,6 +17,7 @@
  *   dictionary SEED SIZE                 id N; random bytes
  *   forget ID                            the dictionary
  *   put POOL OBJECT INDEX CONTENT        stored ZSIZE | REFUSAL ZSIZE
+ *   put-inactive POOL OBJECT INDEX CONTENT
  *   get|peek POOL OBJECT INDEX           page CRC
  *   flush POOL OBJECT INDEX              ok
  *   flobj POOL OBJECT                    pages N
@@ -29,6 +30,19 @@
  *   totals                               NAME=VALUE … of the store
  *   used                                 store=BYTES os=BYTES   (os: Pss + SwapPss of this process)
  *   bulk POOL OBJECT FIRST COUNT LENGTH  puts pages rand:(FIRST+i):LENGTH; stored N
+ *   backing POOL PATH LAYOUT SIZE [reset]   PATH none: takes it away; ok | err NAME WHY
+ *   writeback POOL FRAMES                frames N pages N ok | frames N pages N ERROR
+ *   where POOL OBJECT INDEX              none | zpage | raw | fill | written
+ *   restart save|drop                    the store anew, without pools, as after a clean stop; or with
+ *                                        what was in memory gone; saved N lost N ok | … ERROR
+ *   fault CALL NAME AFTER COUNT          of the backing stores' system calls, see faulty_io.h
+ *   die AFTER [half]                     in the next of those that write, but AFTER
+ *   meanwhile read|write REQUEST [; REQUEST…]
+ *                                        is carried out within the backing stores' next call that reads
+ *                                        or writes records, with the answers before that request's
+ *   set NAME VALUE                       a setting of the store
+ *   settle                               waits until the keeper has nothing left to do
+ *   pressure                             acts as if the OS had said that memory is short
  *
  * Numbers are decimal. CONTENT is fill:WORD, or rand:SEED:LENGTH: LENGTH random bytes, then zeros.
  * A failure is "err NAME".
@@ -42,7 +56,10 @@
 #include <zcache/store.h>
 
 #include "base/base.h"
+#include "faulty_io.h"
 #include "os_bytes.h"
+#include "store/entry.h"
+#include "store/limit.h"
 #include "store/pool.h"
 
 #define BATCH_MAX 64
@@ -50,6 +67,7 @@
 
 struct driver {
     zc_store *store;
+    struct zc_store_config config;
     size_t page_size;
     char *page;
     bool damaged, large;
@@ -151,12 +169,12 @@ static void say_done(int result)
 
 static void do_store(struct driver *driver, const struct words *words)
 {
-    struct zc_store_config config = {
+    driver->config = (struct zc_store_config){
         .page_size = (uint32_t)number(words->word[1]),
         .limit = number(words->word[2]),
-        .proc_dir = words->count > 3 ? words->word[3] : NULL,
+        .proc_dir = words->count > 3 ? strdup(words->word[3]) : NULL,
     };
-    int error = driver->store ? -EEXIST : zc_store_create(&config, &driver->store);
+    int error = driver->store ? -EEXIST : zc_store_create(&driver->config, &driver->store);
 
     if (!error) {
         driver->page_size = zc_store_page_size(driver->store);
@@ -183,11 +201,12 @@ static void do_pool(struct driver *driver, const struct words *words)
 
 static void do_put(struct driver *driver, zc_pool *pool, const struct words *words)
 {
+    unsigned flags = strcmp(words->word[0], "put-inactive") == 0 ? ZC_PUT_INACTIVE : 0;
     uint32_t zsize = 0;
 
     make_page(driver, words->word[4], driver->page);
     int result = zc_put(pool, number(words->word[2]), (uint32_t)number(words->word[3]),
-                        driver->page, &zsize);
+                        driver->page, flags, &zsize);
     say_put(result, zsize);
 }
 
@@ -200,6 +219,13 @@ static void do_get(struct driver *driver, zc_pool *pool, const struct words *wor
     say_get(driver, result, driver->page);
 }
 
+static const char *const eviction_names[ZC_EVICTIONS] = {
+    [ZC_EVICTED_USER] = "evicted_user",
+    [ZC_EVICTED_LIMIT] = "evicted_limit",
+    [ZC_EVICTED_PRESSURE] = "evicted_pressure",
+    [ZC_PERS_ATE_EPH] = "pers_ate_eph",
+};
+
 static void do_stats(zc_pool *pool)
 {
     struct zc_pool_stats s;
@@ -208,17 +234,25 @@ static void do_stats(zc_pool *pool)
     printf("puts=%" PRIu64 " stored_puts=%" PRIu64, s.puts, s.stored_puts);
     for (int i = 1; i < ZC_REFUSALS; i++)
         printf(" %s=%" PRIu64, zc_refusal_name(i), s.refused[i]);
+    for (int i = 0; i < ZC_EVICTIONS; i++)
+        printf(" %s=%" PRIu64 " %s_frames=%" PRIu64, eviction_names[i], s.evicted[i],
+               eviction_names[i], s.evicted_frames[i]);
     printf(" gets=%" PRIu64 " gets_found=%" PRIu64 " flush_total=%" PRIu64 " flush_found=%" PRIu64
            " flobj_total=%" PRIu64 " flobj_found=%" PRIu64 " put_to_flush=%" PRIu64
            " dup_puts=%" PRIu64 " kept_rejected=%" PRIu64 " damaged=%" PRIu64
            " compacted_frames=%" PRIu64 " compacted_zpages=%" PRIu64 " reclaimed_frames=%" PRIu64
            " reclaimed_zpages=%" PRIu64 " zpages=%" PRIu64 " same_filled=%" PRIu64
            " raw_pages=%" PRIu64 " zbytes=%" PRIu64 " frames=%" PRIu64 " metadata_bytes=%" PRIu64
-           " used_bytes=%" PRIu64,
+           " used_bytes=%" PRIu64 " writeback_frames=%" PRIu64 " writeback_pages=%" PRIu64
+           " writeback_errors=%" PRIu64 " written_gets=%" PRIu64 " read_errors=%" PRIu64
+           " written_pages=%" PRIu64 " written_bytes=%" PRIu64 " wear_evicted=%" PRIu64
+           " wear_cleaned=%" PRIu64 " wear_metadata=%" PRIu64,
            s.gets, s.gets_found, s.flush_total, s.flush_found, s.flobj_total, s.flobj_found,
            s.put_to_flush, s.dup_puts, s.kept_rejected, s.damaged, s.compacted_frames,
            s.compacted_zpages, s.reclaimed_frames, s.reclaimed_zpages, s.zpages, s.same_filled,
-           s.raw_pages, s.zbytes, s.frames, s.metadata_bytes, s.used_bytes);
+           s.raw_pages, s.zbytes, s.frames, s.metadata_bytes, s.used_bytes, s.writeback_frames,
+           s.writeback_pages, s.writeback_errors, s.written_gets, s.read_errors, s.written_pages,
+           s.written_bytes, s.wear_evicted, s.wear_cleaned, s.wear_metadata);
 }
 
 static void do_totals(struct driver *driver)
@@ -229,9 +263,12 @@ static void do_totals(struct driver *driver)
     printf("limit_bytes=%" PRIu64 " frames=%" PRIu64 " reserve_frames=%" PRIu64
            " metadata_bytes=%" PRIu64 " used_bytes=%" PRIu64 " pers_zpages=%" PRIu64
            " eph_zpages=%" PRIu64 " pers_pageframes=%" PRIu64 " eph_pageframes=%" PRIu64
-           " same_filled=%" PRIu64 " zbytes=%" PRIu64 " pools=%" PRIu64,
+           " same_filled=%" PRIu64 " zbytes=%" PRIu64 " written_pages=%" PRIu64
+           " written_bytes=%" PRIu64 " pers_unsaved=%" PRIu64 " pools=%" PRIu64,
            s.limit_bytes, s.frames, s.reserve_frames, s.metadata_bytes, s.used_bytes, s.pers_zpages,
-           s.eph_zpages, s.pers_pageframes, s.eph_pageframes, s.same_filled, s.zbytes, s.pools);
+           s.eph_zpages, s.pers_pageframes, s.eph_pageframes, s.same_filled, s.zbytes,
+           s.written_pages, s.written_bytes, s.pers_unsaved, s.pools);
+    printf(" pressures=%" PRIu64 " pressure_source=%" PRIu64, s.pressures, s.pressure_source);
 }
 
 static void do_dist(const struct driver *driver, zc_pool *pool)
@@ -267,7 +304,7 @@ static void do_bulk(struct driver *driver, zc_pool *pool, const struct words *wo
         snprintf(content, sizeof(content), "rand:%" PRIu64 ":%s", i, words->word[5]);
         make_page(driver, content, driver->page);
         stored +=
-            zc_put(pool, number(words->word[2]), (uint32_t)i, driver->page, NULL) == ZC_STORED;
+            zc_put(pool, number(words->word[2]), (uint32_t)i, driver->page, 0, NULL) == ZC_STORED;
     }
     printf("stored %" PRIu64, stored);
 }
@@ -345,6 +382,123 @@ static void do_check(const struct driver *driver)
     printf("%s", zc_store_check(driver->store, why, sizeof(why)) == 0 ? "ok" : why);
 }
 
+/* ---- backing stores ---- */
+
+static void run(struct driver *driver, const struct words *words);
+
+/* What others do while a record is read or written. */
+static struct {
+    struct driver *driver;
+    char read[LINE_SIZE], write[LINE_SIZE];
+} meanwhile;
+
+static void run_meanwhile(char *pending)
+{
+    char requests[LINE_SIZE], *rest = requests, *request;
+    struct words words;
+
+    memcpy(requests, pending, sizeof(requests));
+    *pending = '\0';
+    while ((request = strsep(&rest, ";"))) {
+        split(request, &words);
+        if (words.count == 0)
+            continue;
+        run(meanwhile.driver, &words);
+        printf(", ");
+    }
+}
+
+static ssize_t driver_pread(void *arg, int fd, void *bytes, size_t size, uint64_t at)
+{
+    run_meanwhile(meanwhile.read);
+    return faulty_io.pread(arg, fd, bytes, size, at);
+}
+
+static ssize_t driver_pwritev(void *arg, int fd, const struct iovec *iov, int count, uint64_t at)
+{
+    if (faulty_total(iov, count) % ZC_BLOCK == 0 && at >= ZC_WORDS_AT) /* under no lock */
+        run_meanwhile(meanwhile.write);
+    return faulty_io.pwritev(arg, fd, iov, count, at);
+}
+
+static void do_meanwhile(struct driver *driver, const char *request)
+{
+    bool is_read = strncmp(request, "read ", 5) == 0;
+
+    meanwhile.driver = driver;
+    snprintf(is_read ? meanwhile.read : meanwhile.write, LINE_SIZE, "%s", strchr(request, ' '));
+    say_done(0);
+}
+
+static void do_backing(zc_pool *pool, const struct words *words)
+{
+    struct zc_io driver_io = faulty_io;
+    struct zc_pool_backing backing = {
+        .path = words->word[2],
+        .layout = words->word[3],
+        .size = number(words->word[4]),
+        .reset = strcmp(words->word[5], "reset") == 0,
+    };
+    struct zc_text why = {0};
+
+    driver_io.pread = driver_pread;
+    driver_io.pwritev = driver_pwritev;
+    int error = strcmp(backing.path, "none") == 0
+                    ? zc_writeback_detach(pool, &why)
+                    : zc_writeback_attach(pool, &backing, &driver_io, &why);
+
+    say_done(error);
+    if (error)
+        printf(" %s", why.data ? why.data : "");
+    zc_text_free(&why);
+}
+
+static void say_error(int error)
+{
+    char buf[16];
+
+    printf(" %s", error ? zc_errno_name(error, buf) : "ok");
+}
+
+static void do_writeback(zc_pool *pool, const struct words *words)
+{
+    struct zc_written_back done;
+    int error = zc_pool_writeback(pool, number(words->word[2]), &done);
+
+    printf("frames %" PRIu64 " pages %" PRIu64, done.frames, done.pages);
+    say_error(error);
+}
+
+static void do_where(zc_pool *pool, const struct words *words)
+{
+    static const char *const kinds[] = {
+        [ZC_ENTRY_EMPTY] = "none", [ZC_ENTRY_ZPAGE] = "zpage",     [ZC_ENTRY_RAW] = "raw",
+        [ZC_ENTRY_FILL] = "fill",  [ZC_ENTRY_WRITTEN] = "written",
+    };
+    uint64_t object = number(words->word[2]);
+    uint32_t index = (uint32_t)number(words->word[3]);
+    struct zc_shard *shard = zc_shard_of(pool, object, index);
+
+    zc_shard_lock(shard);
+    const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
+    printf("%s", kinds[entry ? entry->kind : ZC_ENTRY_EMPTY]);
+    zc_shard_unlock(shard);
+}
+
+static void do_restart(struct driver *driver, const struct words *words)
+{
+    struct zc_saved saved = {0};
+    int error = 0;
+
+    if (strcmp(words->word[1], "save") == 0)
+        error = zc_store_save(driver->store, &saved);
+    zc_store_destroy(driver->store);
+    if (zc_store_create(&driver->config, &driver->store) != 0)
+        abort();
+    printf("saved %" PRIu64 " lost %" PRIu64, saved.pages, saved.lost);
+    say_error(error);
+}
+
 /* ---- batches ---- */
 
 struct batch {
@@ -386,7 +540,7 @@ static void do_batch(const struct driver *driver, zc_pool *pool, const char *com
 
     read_batch(driver, &batch);
     if (is_put)
-        zc_put_batch(pool, batch.keys, (const void *const *)batch.pages, batch.count, results,
+        zc_put_batch(pool, batch.keys, (const void *const *)batch.pages, batch.count, 0, results,
                      zsizes);
     else if (is_flobj)
         zc_flush_object_batch(pool, batch.objects, batch.count, pages);
@@ -416,7 +570,7 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
     const char *command = words->word[0];
     size_t len = strlen(command);
 
-    if (strcmp(command, "put") == 0)
+    if (strcmp(command, "put") == 0 || strcmp(command, "put-inactive") == 0)
         do_put(driver, pool, words);
     else if (strcmp(command, "get") == 0 || strcmp(command, "peek") == 0)
         do_get(driver, pool, words);
@@ -434,6 +588,12 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
         do_compact(pool);
     else if (strcmp(command, "reclaim") == 0)
         do_reclaim(driver, pool, words);
+    else if (strcmp(command, "backing") == 0)
+        do_backing(pool, words);
+    else if (strcmp(command, "writeback") == 0)
+        do_writeback(pool, words);
+    else if (strcmp(command, "where") == 0)
+        do_where(pool, words);
     else if (strcmp(command, "damage") == 0)
         say_done(zc_debug_damage(pool, number(words->word[2]), (uint32_t)number(words->word[3])));
     else if (strcmp(command, "stats") == 0)
@@ -474,10 +634,25 @@ static void run(struct driver *driver, const struct words *words)
         do_dictionary(driver, words);
     } else if (strcmp(command, "forget") == 0) {
         say_done(zc_dictionary_remove(driver->store, (uint32_t)number(words->word[1])));
+    } else if (strcmp(command, "restart") == 0) {
+        do_restart(driver, words);
+    } else if (strcmp(command, "fault") == 0) {
+        say_done(faulty_fail(words->word[1], words->word[2], (unsigned)number(words->word[3]),
+                             (unsigned)number(words->word[4])));
+    } else if (strcmp(command, "die") == 0) {
+        say_done(faulty_die((unsigned)number(words->word[1]), strcmp(words->word[2], "half") == 0));
     } else if (strcmp(command, "totals") == 0) {
         do_totals(driver);
     } else if (strcmp(command, "used") == 0) {
         do_used(driver);
+    } else if (strcmp(command, "set") == 0) {
+        say_done(zc_store_set_param(driver->store, words->word[1], words->word[2]));
+    } else if (strcmp(command, "settle") == 0) {
+        zc_debug_settle(driver->store);
+        say_done(0);
+    } else if (strcmp(command, "pressure") == 0) {
+        zc_limit_relieve(driver->store);
+        say_done(0);
     } else if (zc_pool_find(driver->store, words->word[1], &pool) != 0) {
         complain(-ENOENT);
     } else {
@@ -513,16 +688,22 @@ int main(void)
     struct words words;
 
     while (fgets(line, sizeof(line), stdin)) {
+        static const char pending[] = "meanwhile ";
+        bool is_pending = strncmp(line, pending, strlen(pending)) == 0;
+        if (is_pending)
+            do_meanwhile(&driver, line + strlen(pending));
         split(line, &words);
         if (words.count == 0 || words.word[0][0] == '#')
             continue;
-        run(&driver, &words);
+        if (!is_pending)
+            run(&driver, &words);
         printf("\n");
         fflush(stdout);
         check_invariants(&driver, words.word[0]);
     }
     if (driver.store)
         zc_store_destroy(driver.store);
+    free((void *)driver.config.proc_dir);
     free(driver.page);
     return 0;
 }

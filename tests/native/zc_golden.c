@@ -50,9 +50,18 @@ int main(void)
                                       .count = 2,
                                       .flags = ZC_F_SEGMENT},
                   offsets, sizeof(offsets));
+    print_request("put-inactive",
+                  (struct zc_request){.op = ZC_OP_PUT,
+                                      .id = 6,
+                                      .pool = 1,
+                                      .object = 9,
+                                      .index = 8,
+                                      .count = 1,
+                                      .flags = ZC_F_SEGMENT | ZC_F_INACTIVE},
+                  offsets, sizeof(offsets[0]));
     print_request("get-peek",
                   (struct zc_request){.op = ZC_OP_GET,
-                                      .id = 6,
+                                      .id = 7,
                                       .pool = 1,
                                       .object = 9,
                                       .index = 7,
@@ -61,7 +70,7 @@ int main(void)
                   NULL, 0);
     print_request("get-segment",
                   (struct zc_request){.op = ZC_OP_GET,
-                                      .id = 7,
+                                      .id = 8,
                                       .pool = 1,
                                       .object = 9,
                                       .index = 7,
@@ -70,16 +79,16 @@ int main(void)
                   offsets, sizeof(offsets));
     print_request(
         "flush-page",
-        (struct zc_request){.op = ZC_OP_FLUSH_PAGE, .id = 8, .count = 2, .flags = ZC_F_KEYS}, keys,
+        (struct zc_request){.op = ZC_OP_FLUSH_PAGE, .id = 9, .count = 2, .flags = ZC_F_KEYS}, keys,
         sizeof(keys));
     print_request(
         "flush-object",
-        (struct zc_request){.op = ZC_OP_FLUSH_OBJECT, .id = 9, .pool = 1, .object = 9, .count = 1},
+        (struct zc_request){.op = ZC_OP_FLUSH_OBJECT, .id = 10, .pool = 1, .object = 9, .count = 1},
         NULL, 0);
     print_request("destroy-pool",
-                  (struct zc_request){.op = ZC_OP_DESTROY_POOL, .id = 10, .pool = 1, .count = 1},
+                  (struct zc_request){.op = ZC_OP_DESTROY_POOL, .id = 11, .pool = 1, .count = 1},
                   NULL, 0);
-    print_request("dictionary", (struct zc_request){.op = ZC_OP_DICTIONARY, .id = 11},
+    print_request("dictionary", (struct zc_request){.op = ZC_OP_DICTIONARY, .id = 12},
                   "a dictionary", 12);
     return 0;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * zc_stress THREADS OPS SEED PAGE_SIZE LIMIT: threads put, get and flush in a pool of their own and in
- * shared ones, which are destroyed and made again meanwhile, in both allocators; thresholds and codecs
- * change, pools are compacted, the coldest frames reclaimed, counters read, everything checked. Each
+ * zc_stress THREADS OPS SEED PAGE_SIZE LIMIT DIR: threads put, get and flush in a pool of their own and
+ * in shared ones, which are destroyed and made again meanwhile, in both allocators; thresholds and codecs
+ * change, pools are compacted, the coldest frames reclaimed, or written to stores in DIR that are a
+ * little larger than what is live in them, counters read, everything checked. Each
  * page says its key and version, so a get that finds another page's bytes, or torn ones, is seen; of its
  * own pool a thread knows every page that must be there, and its version. Prints one line and ends with
  * 0, or says what broke.
@@ -22,14 +23,16 @@
 #define INDEXES 300
 #define BATCH 16
 #define SHARED 4
+#define STORE_PAGES 1500 /* of a backing store */
 
 static const char *const shared[SHARED] = {"pbshared", "pzshared", "ebshared", "ezshared"};
 
 struct worker {
     zc_store *store;
+    const char *directory; /* of backing stores */
     pthread_t thread;
     unsigned number, ops;
-    uint64_t random, found;
+    uint64_t random, found, written;
     char own[16];                       /* the pool that nobody else uses */
     uint64_t version[OBJECTS][INDEXES]; /* of its pages, 0: not there */
 };
@@ -94,6 +97,24 @@ static void check_stats(zc_pool *pool)
         broken("more found than asked for");
 }
 
+/* A shared pool's may still be another's, which is being destroyed. */
+static void set_backing(struct worker *worker, zc_pool *pool)
+{
+    const char *name = zc_pool_name(pool);
+    bool is_own = strcmp(name, worker->own) == 0;
+    char path[512], why[256];
+    struct zc_pool_backing backing = {
+        .path = path,
+        .layout = is_own && name[1] == 'z' ? "in_place" : "packed",
+        .size = (uint64_t)STORE_PAGES * zc_store_page_size(worker->store) + (8u << 20),
+        .reset = true,
+    };
+
+    snprintf(path, sizeof(path), "%s/%s", worker->directory, name);
+    if (zc_pool_set_backing(pool, &backing, why, sizeof(why)) != 0 && is_own)
+        broken(why);
+}
+
 /* The named pool, made if it is not there; the name's first two letters say what it is. */
 static zc_pool *pool_of(struct worker *worker, const char *name)
 {
@@ -102,9 +123,13 @@ static zc_pool *pool_of(struct worker *worker, const char *name)
                                     .allocator = name[1] == 'z' ? "zsmalloc" : "zbud"};
     zc_pool *pool = NULL;
 
-    while (zc_pool_find(worker->store, name, &pool) != 0 &&
-           zc_pool_create(worker->store, &config, &pool) != 0)
-        ;
+    while (zc_pool_find(worker->store, name, &pool) != 0) {
+        if (zc_pool_create(worker->store, &config, &pool) != 0)
+            continue;
+        if (config.kind == ZC_PERSISTENT)
+            set_backing(worker, pool);
+        break;
+    }
     return pool;
 }
 
@@ -114,6 +139,12 @@ static uint64_t *known(struct worker *worker, zc_pool *pool, const struct zc_key
     if (strcmp(zc_pool_name(pool), worker->own) != 0)
         return NULL;
     return &worker->version[key->object][key->index];
+}
+
+/* Room for others may have been made of an ephemeral page: then it is not there, which is no error. */
+static bool may_be_gone(zc_pool *pool)
+{
+    return zc_pool_get_kind(pool) == ZC_EPHEMERAL;
 }
 
 static void put_some(struct worker *worker, zc_pool *pool, char *pages, size_t size)
@@ -130,7 +161,7 @@ static void put_some(struct worker *worker, zc_pool *pool, char *pages, size_t s
         make_page(pages + i * size, size, keys[i].object, keys[i].index, versions[i]);
         list[i] = pages + i * size;
     }
-    if (zc_put_batch(pool, keys, list, count, results, NULL) == -ENOMEM)
+    if (zc_put_batch(pool, keys, list, count, 0, results, NULL) == -ENOMEM)
         broken("out of memory");
     for (size_t i = 0; i < count; i++) {
         uint64_t *version = known(worker, pool, &keys[i]);
@@ -152,6 +183,8 @@ static void get_one(struct worker *worker, zc_pool *pool, char *page, size_t siz
         found = check_page(page, size, key.object, key.index);
         worker->found++;
     }
+    if (version && !found && may_be_gone(pool))
+        *version = 0;
     if (version && found != *version)
         broken(found ? "a get returned an older page" : "a page was lost");
     if (version && !flags && zc_pool_get_kind(pool) == ZC_EPHEMERAL)
@@ -164,7 +197,7 @@ static void flush_one(struct worker *worker, zc_pool *pool)
     uint64_t *version = known(worker, pool, &key);
     bool found = zc_flush_page(pool, key.object, key.index) == 0;
 
-    if (version && found != (*version != 0))
+    if (version && found != (*version != 0) && (found || !may_be_gone(pool)))
         broken("a flush found what was not there, or not what was");
     if (version)
         *version = 0;
@@ -182,7 +215,7 @@ static void flush_some(struct worker *worker, zc_pool *pool)
         expected += *version != 0;
         *version = 0;
     }
-    if (flushed != expected)
+    if (flushed > expected || (flushed < expected && !may_be_gone(pool)))
         broken("a flush of an object counted wrongly");
 }
 
@@ -211,6 +244,23 @@ static void reclaim_some(struct worker *worker, zc_pool *pool, size_t size)
     int error = zc_pool_reclaim(pool, 1 + next(worker) % 8, take, &size, &reclaimed);
     if (error && error != -ENOENT)
         broken("reclaim failed");
+}
+
+/* Other threads' own pools too, where they know every page. */
+static void write_back(struct worker *worker)
+{
+    static const char *const names[] = {"pbo1", "pzo3", "pbshared", "pzshared"};
+    struct zc_written_back done;
+    zc_pool *pool;
+
+    if (zc_pool_find(worker->store, names[next(worker) % 4], &pool) != 0)
+        return;
+    int error = zc_pool_writeback(pool, 1 + next(worker) % 64, &done);
+    zc_pool_release(pool);
+
+    if (error && error != -ENOENT && error != -ENXIO && error != -ENOSPC)
+        broken("writeback failed");
+    worker->written += done.pages;
 }
 
 static void check_all(zc_store *store)
@@ -251,8 +301,10 @@ static void step(struct worker *worker, const char *const names[SHARED + 1], cha
         flush_some(worker, pool);
     else if (what < 975)
         zc_pool_set_param(pool, "zv_max_zsize", next(worker) % 2 ? "7/8" : "5/8");
-    else if (what < 988)
+    else if (what < 983)
         empty_frames(worker, pool, size);
+    else if (what < 988)
+        write_back(worker);
     else if (what < 995)
         check_stats(pool);
     else if (strcmp(zc_pool_name(pool), worker->own) != 0)
@@ -293,18 +345,18 @@ static void check_end(zc_store *store, const struct worker *workers, unsigned th
     }
     zc_store_get_stats(store, &stats);
     if (stats.pools || stats.frames || stats.reserve_frames || stats.pers_zpages ||
-        stats.eph_zpages)
+        stats.eph_zpages || stats.written_pages)
         broken("something is held by no pool");
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 6) {
-        fprintf(stderr, "usage: zc_stress THREADS OPS SEED PAGE_SIZE LIMIT\n");
+    if (argc != 7) {
+        fprintf(stderr, "usage: zc_stress THREADS OPS SEED PAGE_SIZE LIMIT DIR\n");
         return 2;
     }
     unsigned threads = (unsigned)atoi(argv[1]), ops = (unsigned)atoi(argv[2]);
-    uint64_t seed = strtoull(argv[3], NULL, 10), found = 0;
+    uint64_t seed = strtoull(argv[3], NULL, 10), found = 0, written = 0;
     struct zc_store_config config = {.page_size = (uint32_t)atoi(argv[4]),
                                      .limit = strtoull(argv[5], NULL, 10)};
     struct worker *workers = calloc(threads, sizeof(*workers));
@@ -314,6 +366,7 @@ int main(int argc, char **argv)
         return 1;
     for (unsigned i = 0; i < threads; i++) {
         workers[i].store = store;
+        workers[i].directory = argv[6];
         workers[i].number = i;
         workers[i].ops = ops;
         workers[i].random = zc_mix64(seed + i);
@@ -322,10 +375,12 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < threads; i++) {
         pthread_join(workers[i].thread, NULL);
         found += workers[i].found;
+        written += workers[i].written;
     }
     check_end(store, workers, threads);
-    printf("%u threads, %u operations each, %" PRIu64 " pages checked\n", threads, ops, found);
+    printf("%u threads, %u operations each, %" PRIu64 " pages checked, %" PRIu64 " written back\n",
+           threads, ops, found, written);
     zc_store_destroy(store);
     free(workers);
-    return found ? 0 : 1;
+    return found && written ? 0 : 1;
 }

@@ -31,4 +31,5 @@ def check(session: Session) -> None:
     if session.as_json:
         return
     busy = "" if verdict.compared else "; too busy to hold the store's sums against the pools"
-    session.output.text(f"ok: {verdict.pages} pages in {verdict.pools} pools{busy}")
+    pools = "1 pool" if verdict.pools == 1 else f"{verdict.pools} pools"
+    session.output.text(f"ok: {verdict.pages} pages in {pools}{busy}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pool create, list, show, codec, compact, shrink, destroy."""
+"""pool create, list, show, codec, compact, shrink, backing, writeback, destroy."""
 
 import click
 
@@ -7,9 +7,17 @@ from ..control import ControlClient, number
 from .output import size_text
 from .session import Session, hints, pass_session
 
+_PAGES = ("zpages", "same_filled", "raw_pages", "written_pages")
 _CODEC_HINTS = {
     "EINVAL": "zcache cat codecs names those of this daemon",
     "ENOENT": "zcache pool list and zcache dictionary list show what there is",
+}
+_BACKING_HINTS = {
+    "EEXIST": "--reset overwrites what is there",
+    "ESTALE": "--reset gives up what is there",
+    "EUCLEAN": "--reset gives up what is there",
+    "EPERM": "a persistent pool takes a backing store",
+    "EOPNOTSUPP": "without --direct the page cache is used",
 }
 
 
@@ -130,6 +138,51 @@ def shrink(session: Session, name: str, frames: str) -> None:
     session.output.text(f"pool {name}: {freed} frames freed, {zpages} pages dropped")
 
 
+@pool.command()
+@click.argument("name")
+@click.argument("path", required=False)
+@click.option("--layout", type=click.Choice(["packed", "in_place"]), default="packed", show_default=True,
+              help="packed: as pages are compressed; in_place: page i of one object at its own place.")  # fmt: skip
+@click.option("--size", metavar="SIZE", help="Make the file, or extend it, to that: bytes, 64M, 2G.")
+@click.option("--reset", is_flag=True, help="Overwrite whatever is there.")
+@click.option("--direct", is_flag=True, help="Refuse what would go through the page cache.")
+@pass_session
+def backing(
+    session: Session, name: str, path: str | None, layout: str, size: str | None, reset: bool, direct: bool
+) -> None:
+    """Show the backing store of a pool; with PATH, a file or block device of the device, set it.
+
+    What a pool of this name left there comes back. PATH none takes an empty one away.
+    """
+    node = f"pools/{name}/backing"
+    if path is not None:
+        words = [f"path={path}", f"layout={layout}", f"size={size}" if size else ""]
+        words += ["reset=1" if reset else "", "direct=1" if direct else ""]
+        with hints(**_BACKING_HINTS):
+            session.control.set((node, "none" if path == "none" else " ".join(filter(None, words))))
+    now = session.control.get(node)
+    written = int(session.control.get(f"pools/{name}/stats/written_pages"))
+    if session.as_json:
+        session.output.document({"name": name, "backing": now, "written_pages": written})
+        return
+    session.output.text(f"pool {name}: {now}, {written} pages are in it" if now != "none" else f"pool {name}: {now}")
+
+
+@pool.command()
+@click.argument("name")
+@click.argument("frames", default="all")
+@pass_session
+def writeback(session: Session, name: str, frames: str) -> None:
+    """Write the coldest pages of a pool to its backing store until FRAMES whole frames are free; else all."""
+    with hints(EINVAL="e.g. zcache pool writeback NAME 16", ENXIO=f"zcache pool backing {name} PATH --size 1G"):
+        counters = ("writeback_frames", "writeback_pages")
+        freed, pages = _growth(session.control, name, ("writeback", frames), counters)
+    if session.as_json:
+        session.output.document({"name": name, "frames": freed, "pages": pages})
+        return
+    session.output.text(f"pool {name}: {freed} frames freed, {pages} pages written back")
+
+
 def _growth(control: ControlClient, name: str, action: tuple[str, str], counters: tuple[str, ...]) -> list[int]:
     """By how much these counters of a pool grow with an action on it."""
     path, value = action
@@ -146,7 +199,7 @@ def _growth(control: ControlClient, name: str, action: tuple[str, str], counters
 def destroy(session: Session, name: str) -> None:
     """Forget all pages of a pool, also persistent ones, and the pool."""
     values = session.control.dump(f"pools/{name}/stats")
-    pages = sum(int(values[f"pools/{name}/stats/{fact}"]) for fact in ("zpages", "same_filled", "raw_pages"))
+    pages = sum(int(values[f"pools/{name}/stats/{fact}"]) for fact in _PAGES)
     session.control.set((f"pools/{name}/destroy", "1"))
     if session.as_json:
         session.output.document({"name": name, "pages": pages})

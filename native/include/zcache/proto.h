@@ -48,7 +48,8 @@ enum zc_op {
 
 #define ZC_F_KEYS 1u
 #define ZC_F_SEGMENT 2u
-#define ZC_F_PEEK 4u /* get: read without consuming */
+#define ZC_F_PEEK 4u     /* get: read without consuming */
+#define ZC_F_INACTIVE 8u /* put: the pages were not in use lately */
 
 struct zc_request {
     uint32_t magic;    /*  0 */

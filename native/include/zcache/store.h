@@ -25,7 +25,7 @@ typedef struct zc_store zc_store;
 typedef struct zc_pool zc_pool;
 
 enum zc_pool_kind {
-    ZC_PERSISTENT, /* frontswap: a page leaves only by flush or destroy */
+    ZC_PERSISTENT, /* frontswap: a page leaves only by flush, destroy or to a backing store */
     ZC_EPHEMERAL,  /* cleancache: a page may be dropped at any time */
 };
 
@@ -41,8 +41,30 @@ enum zc_refusal {
     ZC_COMPRESS_POOR = 4,
     ZC_MEAN_COMPRESS_POOR = 5,
     ZC_FAILED_GETFREEPAGES = 6,
-    ZC_REFUSALS = 7, /* one past the last */
+    ZC_EPH_NONACTIVE_PUTS_IGNORED = 7,
+    ZC_PERS_NONACTIVE_PUTS_IGNORED = 8,
+    ZC_POOR_RUN_REFUSED = 9,
+    ZC_REFUSALS = 10, /* one past the last */
 };
+
+/* Why pages of an ephemeral pool were dropped, see the counters pools/NAME/stats/<name>. */
+enum zc_eviction {
+    ZC_EVICTED_USER,     /* zc_pool_reclaim(), of any pool */
+    ZC_EVICTED_LIMIT,    /* the store came near its limit by ephemeral puts, or a lower limit */
+    ZC_EVICTED_PRESSURE, /* the system was short of memory */
+    ZC_PERS_ATE_EPH,     /* persistent pages needed the room */
+    ZC_EVICTIONS,        /* one past the last */
+};
+
+/* Who says that the system is short of memory. */
+enum zc_pressure_source {
+    ZC_PRESSURE_NONE,    /* nobody: there was no pool yet */
+    ZC_PRESSURE_PSI,     /* /proc/pressure/memory */
+    ZC_PRESSURE_MEMINFO, /* /proc/meminfo, looked at once a second */
+};
+
+/* Flags of a put. */
+#define ZC_PUT_INACTIVE 1u /* the page was not in use lately, see nonactive_puts_ignored */
 
 /* Flags of a get. */
 #define ZC_GET_PEEK 1u /* leave the page where it is, whatever the pool's rule */
@@ -83,13 +105,23 @@ struct zc_pool_stats {
     uint64_t damaged;                  /* gets that found the page, but not as it was stored */
     uint64_t compacted_frames, compacted_zpages; /* freed and moved by compaction */
     uint64_t reclaimed_frames, reclaimed_zpages; /* freed and given up by reclaim */
-    uint64_t zpages;                             /* compressed pages held now */
-    uint64_t same_filled;                        /* same-filled pages held now */
-    uint64_t raw_pages;                          /* uncompressed pages held now */
-    uint64_t zbytes;                             /* bytes of the compressed pages held now */
-    uint64_t frames;                             /* frames held now by the pool's allocator */
-    uint64_t metadata_bytes;                     /* index and allocator metadata of this pool */
-    uint64_t used_bytes;                         /* frames * page_size + metadata_bytes */
+    uint64_t evicted[ZC_EVICTIONS];              /* reclaimed_zpages by cause */
+    uint64_t evicted_frames[ZC_EVICTIONS];       /* reclaimed_frames by cause */
+    uint64_t writeback_frames, writeback_pages;  /* freed and written by writeback */
+    uint64_t writeback_errors; /* writebacks that the backing store ended by an error */
+    uint64_t written_gets;     /* of gets: of pages in the backing store */
+    uint64_t read_errors;      /* of these: not to be read, or not as they were written */
+    uint64_t zpages;           /* compressed pages held now */
+    uint64_t same_filled;      /* same-filled pages held now */
+    uint64_t raw_pages;        /* uncompressed pages held now */
+    uint64_t written_pages;    /* pages in the backing store now */
+    uint64_t zbytes;           /* bytes of the compressed pages held now */
+    uint64_t frames;           /* frames held now by the pool's allocator */
+    uint64_t metadata_bytes;   /* index and allocator metadata of this pool */
+    uint64_t used_bytes;       /* frames * page_size + metadata_bytes */
+    /* Of the backing store: */
+    uint64_t written_bytes;                             /* bytes of the records in it now */
+    uint64_t wear_evicted, wear_cleaned, wear_metadata; /* bytes written to it since it is set */
 };
 
 struct zc_store_stats {
@@ -101,7 +133,12 @@ struct zc_store_stats {
     uint64_t pers_zpages, eph_zpages; /* pages held, same-filled and raw ones included */
     uint64_t pers_pageframes, eph_pageframes; /* frames */
     uint64_t same_filled, zbytes;
+    uint64_t written_pages, written_bytes; /* in backing stores */
+    uint64_t pers_unsaved; /* persistent pages that zc_store_save() would find no place for */
     uint64_t pools;
+    uint64_t evicted[ZC_EVICTIONS], evicted_frames[ZC_EVICTIONS]; /* of the pools that exist */
+    uint64_t pressures;       /* times that the system was found short of memory */
+    uint64_t pressure_source; /* enum zc_pressure_source */
 };
 
 ZC_API const char *zc_version(void);
@@ -114,7 +151,8 @@ ZC_API const char *zc_refusal_name(int refusal);
 /* *config may be NULL for all defaults. -EINVAL: page size; -ENOMEM. */
 ZC_API int zc_store_create(const struct zc_store_config *config, zc_store **out);
 
-/* Forgets every page. No other call may be running or come after, pools' references included. */
+/* Forgets every page but those in backing stores. No other call may be running or come after, pools'
+ * references included. */
 ZC_API void zc_store_destroy(zc_store *store);
 
 ZC_API uint32_t zc_store_page_size(const zc_store *store);
@@ -123,6 +161,9 @@ ZC_API uint32_t zc_store_page_size(const zc_store *store);
 ZC_API int zc_store_set_limit(zc_store *store, uint64_t limit);
 /* Ready frames to keep at most when frames come back. */
 ZC_API void zc_store_set_reserve(zc_store *store, size_t frames);
+/* A setting by its name in params/; value as the control tree takes it. -ENOENT: no such setting;
+ * -EINVAL, -ERANGE: bad value. */
+ZC_API int zc_store_set_param(zc_store *store, const char *name, const char *value);
 ZC_API void zc_store_get_stats(zc_store *store, struct zc_store_stats *out);
 
 /*
@@ -189,11 +230,57 @@ struct zc_reclaimed {
 ZC_API int zc_pool_reclaim(zc_pool *pool, size_t frames, zc_evict *evict, void *arg,
                            struct zc_reclaimed *out);
 
+/* Where a persistent pool's pages go when their frames are wanted. */
+struct zc_pool_backing {
+    const char *path; /* a file, or a block device */
+    const char
+        *layout;   /* "packed": as they are compressed; "in_place": page i of the pool's one object
+                      uncompressed at i * page_size. NULL: "packed" */
+    uint64_t size; /* bytes: a file is made, or extended, to that; 0: as large as it is */
+    int reset;     /* make it new, whatever is in it */
+    int must_be_direct; /* refuse one that would be read and written through the page cache */
+};
+
+/*
+ * Gives the pool a backing store, or, NULL, takes it away. Pages that a pool of the same name left there
+ * come back: all of them after zc_store_save() or zc_store_destroy(), those written back by then after
+ * a kill within this boot of the OS. A page that the pool has by now is newer than the one there.
+ * `why` (NULL: not wanted) of `size` bytes gets what was wrong.
+ *
+ * -EPERM: an ephemeral pool; -EBUSY: it has one already, or pages are in it, or somebody else uses that
+ * path; -EEXIST: something else is there; -ESTALE: it was not stopped in good order on another boot;
+ * -ENOENT: no such path, or pages there need a dictionary that is not loaded; -EINVAL, -EUCLEAN, -EOPNOTSUPP,
+ * -ENOSPC, -ENOMEM, or what the system says.
+ */
+ZC_API int zc_pool_set_backing(zc_pool *pool, const struct zc_pool_backing *backing, char *why,
+                               size_t size);
+
+struct zc_written_back {
+    uint64_t frames, pages;
+};
+
+/*
+ * Writes what is in the frames touched longest ago to the backing store, until `frames` are freed or
+ * none is left. Other calls go on meanwhile; no lock is held while it writes. Where a write fails, the
+ * pages stay as they are. *out says how many went, also after an error. -ENXIO: no backing store;
+ * -EDQUOT: writeback_budget is used up; -ENOSPC, -EIO, … : the store's; -ENOENT; -ENOMEM.
+ */
+ZC_API int zc_pool_writeback(zc_pool *pool, size_t frames, struct zc_written_back *out);
+
+struct zc_saved {
+    uint64_t pages; /* of pools with a backing store: in it, to come back */
+    uint64_t lost;  /* held, and could not be written */
+};
+
+/* Writes all that pools with a backing store hold into it, and closes that. Nothing but
+ * zc_store_destroy() may be called then, nor be running meanwhile. 0, or the first error. */
+ZC_API int zc_store_save(zc_store *store, struct zc_saved *out);
+
 /* Goes through everything that is held and the counters of it, while other calls go on. 0, or -EUCLEAN
  * and what is wrong in `why`, of `size` bytes. */
 ZC_API int zc_store_check(zc_store *store, char *why, size_t size);
 
-/* Forgets all pages of the pool and its name. Returns the number of pages forgotten, or -ENOENT. */
+/* Forgets all pages of the pool, those in its backing store too, and its name. Returns the number of pages forgotten, or -ENOENT. */
 ZC_API int64_t zc_pool_destroy(zc_pool *pool);
 
 /*
@@ -201,10 +288,11 @@ ZC_API int64_t zc_pool_destroy(zc_pool *pool);
  * or a negative errno. Whenever the page is not kept, an older page under the key is gone too.
  * *zsize (may be NULL) receives the stored size in bytes, 0 for a same-filled page.
  */
-ZC_API int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page,
+ZC_API int zc_put(zc_pool *pool, uint64_t object, uint32_t index, const void *page, unsigned flags,
                   uint32_t *zsize);
 
-/* Load the page into `page` (page_size bytes). -ENOENT: not here; -EIO: damaged. The page stays in a
+/* Load the page into `page` (page_size bytes). -ENOENT: not here; -EIO: damaged, or the backing store
+ * cannot be read. The page stays in a
  * persistent pool and leaves an ephemeral one, unless exclusive_gets or ZC_GET_PEEK says otherwise. */
 ZC_API int zc_get(zc_pool *pool, uint64_t object, uint32_t index, void *page, unsigned flags);
 
@@ -219,7 +307,7 @@ ZC_API int64_t zc_flush_object(zc_pool *pool, uint64_t object);
  * cheaper, not atomic. Return 0, or -ENOENT when the pool is destroyed (results are then undefined).
  */
 ZC_API int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pages,
-                        size_t count, int32_t *results, uint32_t *zsizes);
+                        size_t count, unsigned flags, int32_t *results, uint32_t *zsizes);
 ZC_API int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, size_t count,
                         unsigned flags, int32_t *results);
 ZC_API int zc_flush_page_batch(zc_pool *pool, const struct zc_key *keys, size_t count,

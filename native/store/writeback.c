@@ -1,0 +1,512 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "store/writeback.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/base.h"
+#include "base/hash.h"
+#include "store/entry.h"
+
+#define FLIGHTS 1024u   /* records of a batch, at most */
+#define UNITS 256u      /* frames or zspages isolated for a batch, at most */
+#define CLEAN_SHARE 16u /* of a full store's segments, this part is cleaned at a time */
+#define DAY_NS 86400e9
+#define DELAY_MIN_NS 1000000000ull /* after an error, until it is tried again; doubled each time */
+#define DELAY_MAX_NS (60 * DELAY_MIN_NS)
+
+/* A page on its way. */
+struct flight {
+    uint64_t owner;
+    struct zc_entry entry; /* as it was copied; ZC_ENTRY_EMPTY: it could not be */
+    struct zc_record record;
+};
+
+/* Of writeback. */
+struct round {
+    zc_pool *pool;
+    struct zc_backing *store;
+    struct zc_batch *batch;
+    bool is_in_place;
+    struct zc_reader reader;
+    struct zc_written_back sums;
+
+    uint32_t unit; /* isolated, its zpages up to `at` are copied; 0: none */
+    zc_handle at;
+    size_t tries;  /* units that may be isolated still */
+    size_t copied; /* units in units[], copied as a whole */
+    size_t count;  /* of flights[] and places[] */
+    size_t bytes;  /* of the zpages that they were */
+    uint32_t units[UNITS];
+    struct flight flights[FLIGHTS];
+    zc_place places[FLIGHTS];
+};
+
+/* ---- a page ---- */
+
+/* The record that a page is to be; false: it has to stay, for now. */
+static bool describe(const struct round *round, uint64_t object, const struct zc_entry *entry,
+                     struct zc_record *record)
+{
+    zc_pool *pool = round->pool;
+
+    *record = (struct zc_record){.object = object, .index = entry->index, .live = 1, .pages = 1};
+    if (round->is_in_place || entry->kind == ZC_ENTRY_RAW) {
+        record->size = (uint32_t)pool->store->page_size;
+        record->flags = ZC_RECORD_RAW;
+    } else if (entry->kind == ZC_ENTRY_FILL) {
+        record->size = sizeof(entry->word);
+        record->flags = ZC_RECORD_FILL;
+    } else {
+        unsigned slot = zc_slots_find(&pool->writeback.slots, pool, entry->codec);
+        record->size = entry->size;
+        record->codec = (uint8_t)slot;
+        return slot < ZC_POOL_CODECS;
+    }
+    return true;
+}
+
+/* A damaged page is not written: it would look as if it were none. */
+static bool copy(struct round *round, const struct zc_entry *entry, void *bytes)
+{
+    zc_pool *pool = round->pool;
+
+    if (round->is_in_place)
+        return zc_entry_load(&round->reader, entry, bytes) == 0;
+    if (entry->kind == ZC_ENTRY_FILL) {
+        memcpy(bytes, &entry->word, sizeof(entry->word));
+        return true;
+    }
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
+    memcpy(bytes, zpage.bytes, entry->size);
+    return !entry->is_checked || zc_checksum(bytes, entry->size) == zpage.head->checksum;
+}
+
+/* The entry's shard is locked. 0: it is in the batch, or has to stay in memory; else why the batch takes no more. */
+static int add(struct round *round, uint64_t owner, uint64_t object, const struct zc_entry *entry)
+{
+    struct flight *flight = &round->flights[round->count];
+    void *bytes;
+
+    if (round->count == FLIGHTS)
+        return -EAGAIN;
+    if (!describe(round, object, entry, &flight->record))
+        return 0;
+    int error = zc_batch_add(round->batch, &flight->record, &bytes);
+    if (error == -EINVAL || error == -ERANGE)
+        return 0; /* in place, a page that has no place there */
+    if (error)
+        return error;
+    flight->owner = owner;
+    flight->entry = *entry;
+    if (!copy(round, entry, bytes))
+        flight->entry.kind = ZC_ENTRY_EMPTY;
+    round->bytes += entry->size;
+    round->count++;
+    return 0;
+}
+
+/* The entry, with its shard locked, if it still has what was copied. */
+static struct zc_entry *lock_same(zc_pool *pool, const struct flight *flight,
+                                  struct zc_shard **shard, uint64_t *object)
+{
+    const struct zc_entry *copied = &flight->entry;
+
+    if (zc_entry_has_zpage(copied))
+        return zc_entry_lock(pool, flight->owner, copied->word, shard, object);
+    struct zc_entry *entry = zc_entry_lock_any(pool, flight->owner, shard, object);
+    if (entry && entry->kind == copied->kind && entry->word == copied->word)
+        return entry;
+    if (entry)
+        zc_shard_unlock(*shard);
+    return NULL;
+}
+
+/* The page is in the store from now on, if it is still the one that was written. */
+static void land(struct round *round, const struct flight *flight, zc_place place)
+{
+    zc_pool *pool = round->pool;
+    struct zc_shard *shard;
+    uint64_t object;
+    struct zc_entry *entry = lock_same(pool, flight, &shard, &object);
+
+    if (!entry) {
+        zc_backing_forget(round->store, place, flight->record.size);
+        return;
+    }
+    struct zc_entry old = *entry;
+    *entry = zc_written_entry(&flight->record, old.codec, place);
+    zc_entry_account(pool, shard, entry, 1); /* first: the codec stays in use */
+    zc_entry_account(pool, shard, &old, -1);
+    zc_shard_unlock(shard);
+    zc_entry_release(pool, &old);
+    round->sums.pages++;
+}
+
+/* ---- a batch ---- */
+
+static void release_units(struct round *round)
+{
+    const struct zc_alloc_ops *ops = round->pool->alloc_ops;
+
+    for (size_t i = 0; i < round->copied; i++)
+        round->sums.frames += ops->release(round->pool->alloc, round->units[i]);
+    round->copied = 0;
+}
+
+/* What was copied is written. 0, or -errno: pages may still be in memory. */
+static int write_batch(struct round *round)
+{
+    int error = round->count ? zc_batch_commit(round->batch, round->places) : 0;
+
+    if (!error && round->count) {
+        for (size_t i = 0; i < round->count; i++)
+            land(round, &round->flights[i], round->places[i]);
+        error = zc_batch_settle(round->batch);
+    }
+    round->count = round->bytes = 0;
+    release_units(round);
+    return error;
+}
+
+static int copy_zpage(struct round *round, zc_handle handle, uint64_t owner)
+{
+    zc_pool *pool = round->pool;
+    struct zc_shard *shard;
+    uint64_t object;
+    struct zc_entry *entry = zc_entry_lock(pool, owner, handle, &shard, &object);
+    if (!entry)
+        return 0;
+
+    int error = add(round, owner, object, entry);
+    zc_shard_unlock(shard);
+    return error;
+}
+
+/* 0, or why the batch takes no more. What has to stay counts as young from now on, so that the next unit is
+ * another. */
+static int copy_unit(struct round *round)
+{
+    zc_pool *pool = round->pool;
+    zc_handle handle;
+    uint64_t owner;
+
+    while (pool->alloc_ops->next(pool->alloc, round->unit, round->at, &handle, &owner)) {
+        size_t before = round->count;
+        int error = copy_zpage(round, handle, owner);
+        if (error)
+            return error;
+        if (round->count == before)
+            pool->alloc_ops->touch(pool->alloc, handle, zc_pool_tick(pool));
+        round->at = handle;
+    }
+    round->units[round->copied++] = round->unit;
+    round->unit = 0;
+    return 0;
+}
+
+static bool isolate(struct round *round)
+{
+    zc_pool *pool = round->pool;
+
+    if (round->tries == 0)
+        return false;
+    round->tries--;
+    round->unit = pool->alloc_ops->isolate(pool->alloc, ZC_ISOLATE_COLDEST);
+    round->at = 0;
+    return round->unit != 0;
+}
+
+/* Copies what is in the coldest frames, until it should be about `frames`. 0, or why the batch takes no
+ * more. */
+static int gather(struct round *round, size_t frames)
+{
+    size_t page_size = round->pool->store->page_size;
+
+    while (round->copied < UNITS && zc_max(round->copied, round->bytes / page_size) < frames) {
+        if (!round->unit && !isolate(round))
+            return 0;
+        int error = copy_unit(round);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+/* ---- the store ---- */
+
+static bool moved(void *arg, const struct zc_record *record, zc_place from, zc_place to)
+{
+    zc_pool *pool = arg;
+    struct zc_shard *shard = zc_shard_of(pool, record->object, record->index);
+    struct zc_backing *store = atomic_load(&pool->writeback.store);
+    uint16_t live = 0;
+
+    zc_shard_lock(shard);
+    for (unsigned i = 0; i < record->pages; i++) {
+        struct zc_entry *entry = zc_index_find(&shard->index, record->object, record->index + i);
+        if (!entry || !zc_entry_is_written(entry) || zc_written_place(entry) != from)
+            continue;
+        entry->word += to - from; /* the flags stay */
+        live |= (uint16_t)(1u << i);
+    }
+    if (live)
+        zc_backing_move(store, from, to, record->size, live);
+    zc_shard_unlock(shard);
+    return live != 0;
+}
+
+/* The batch took no more, and has been written. 0: it will; a part of a full store is cleaned. */
+static int make_room(struct round *round, int full)
+{
+    struct zc_backing_stats stats;
+
+    if (full != -ENOSPC)
+        return full == -EAGAIN ? 0 : full;
+    zc_backing_get_stats(round->store, &stats);
+    uint32_t want = (uint32_t)(stats.free_segments + stats.segments / CLEAN_SHARE + 1);
+    int64_t freed = zc_backing_clean(round->store, want, moved, round->pool);
+    return freed > 0 ? 0 : freed < 0 ? (int)freed : -ENOSPC;
+}
+
+/* ---- the budget ---- */
+
+/* Charges what was written since it was asked last. Returns the bytes that may still be. */
+static uint64_t budget(zc_pool *pool, struct zc_backing *store)
+{
+    struct zc_writeback *mine = &pool->writeback;
+    uint64_t a_day = zc_param(pool, ZC_PARAM_WRITEBACK_BUDGET), now = zc_now_ns(), written = 0;
+    struct zc_backing_stats stats;
+
+    zc_backing_get_stats(store, &stats);
+    for (int i = 0; i < ZC_WEARS; i++)
+        written += stats.written[i];
+    uint64_t spent = written - mine->charged;
+    mine->charged = written;
+    if (a_day == 0) {
+        mine->filled_at = 0; /* the next budget begins full */
+        return UINT64_MAX;
+    }
+    if (mine->filled_at == 0)
+        mine->left = a_day;
+    double gained = mine->filled_at ? (double)a_day * (double)(now - mine->filled_at) / DAY_NS : 1;
+    if (gained >= 1) { /* else parts of a byte would be lost */
+        mine->left += (uint64_t)gained;
+        mine->filled_at = now;
+    }
+    mine->left = mine->left < a_day ? mine->left : a_day;
+    mine->left -= mine->left < spent ? mine->left : spent;
+    return mine->left;
+}
+
+/* ---- rounds ---- */
+
+static int run(struct round *round, size_t frames, bool has_budget)
+{
+    int error = 0;
+
+    while (!error && round->sums.frames < frames) {
+        if (has_budget && budget(round->pool, round->store) == 0)
+            return -EDQUOT;
+        int full = gather(round, frames - round->sums.frames);
+        bool is_last = !round->count && !round->copied && !full;
+        error = write_batch(round);
+        if (!error && full)
+            error = make_room(round, full);
+        if (is_last)
+            break;
+    }
+    return error;
+}
+
+/* What is not a fault of the store. */
+static bool is_fault(int error)
+{
+    return error && error != -EDQUOT && error != -ENOMEM;
+}
+
+/* A store that fails is left alone for a while. */
+static void note(zc_pool *pool, const struct round *round, int error)
+{
+    struct zc_writeback *mine = &pool->writeback;
+    struct zc_shard *shard = &pool->shards[0]; /* lends its lock and counters */
+
+    if (is_fault(error)) {
+        uint64_t delay = mine->delay ? mine->delay * 2 : DELAY_MIN_NS;
+        mine->delay = delay < DELAY_MAX_NS ? delay : DELAY_MAX_NS;
+        mine->retry_at = zc_now_ns() + mine->delay;
+    } else if (round->sums.pages) {
+        mine->delay = mine->retry_at = 0;
+    }
+    zc_shard_lock(shard);
+    shard->stats.writeback_frames += round->sums.frames;
+    shard->stats.writeback_pages += round->sums.pages;
+    shard->stats.writeback_errors += is_fault(error);
+    zc_shard_unlock(shard);
+}
+
+static int begin(zc_pool *pool, struct round **out)
+{
+    struct zc_backing *store = atomic_load(&pool->writeback.store);
+    struct zc_backing_stats stats;
+
+    if (!store)
+        return -ENXIO;
+    struct round *round = calloc(1, sizeof(*round));
+    int error = round ? zc_batch_create(store, &round->batch) : -ENOMEM;
+    if (error) {
+        free(round);
+        return error;
+    }
+    zc_backing_get_stats(store, &stats);
+    round->pool = pool;
+    round->store = store;
+    round->is_in_place = stats.layout == ZC_IN_PLACE;
+    round->reader.pool = pool;
+    *out = round;
+    return 0;
+}
+
+static void end(struct round *round)
+{
+    const struct zc_alloc_ops *ops = round->pool->alloc_ops;
+
+    if (round->unit) /* what is not written of it stays */
+        round->sums.frames += ops->release(round->pool->alloc, round->unit);
+    zc_batch_destroy(round->batch);
+    zc_reader_end(&round->reader);
+}
+
+/* `running` is held. */
+static int write_back(zc_pool *pool, size_t frames, struct zc_written_back *out)
+{
+    struct zc_alloc_stats stats;
+    struct round *round;
+    int error = begin(pool, &round);
+    if (error)
+        return error;
+
+    pool->alloc_ops->get_stats(pool->alloc, &stats);
+    round->tries = stats.frames; /* once each was tried, those that stay are all there is */
+    error = zc_slots_update(&pool->writeback.slots, pool, round->store);
+    if (!error)
+        error = run(round, frames, true);
+    end(round);
+    note(pool, round, error);
+    *out = round->sums;
+    free(round);
+    return error;
+}
+
+int zc_pool_writeback(zc_pool *pool, size_t frames, struct zc_written_back *out)
+{
+    *out = (struct zc_written_back){0};
+    if (pool->dead)
+        return -ENOENT;
+
+    pthread_mutex_lock(&pool->writeback.running);
+    int error = write_back(pool, frames, out);
+    pthread_mutex_unlock(&pool->writeback.running);
+    return error;
+}
+
+size_t zc_writeback_some(zc_pool *pool, size_t frames)
+{
+    struct zc_written_back done = {0};
+
+    if (pool->dead || !zc_writeback_is_open(pool))
+        return 0;
+    pthread_mutex_lock(&pool->writeback.running);
+    if (zc_now_ns() >= pool->writeback.retry_at)
+        write_back(pool, frames, &done); /* what fails is counted */
+    pthread_mutex_unlock(&pool->writeback.running);
+    return done.frames;
+}
+
+/* ---- all there is ---- */
+
+struct owners {
+    const zc_pool *pool;
+    const struct zc_shard *shard;
+    size_t count, room;
+    uint64_t *list;
+};
+
+static bool note_owner(void *arg, uint32_t number, const struct zc_entry *entry)
+{
+    struct owners *owners = arg;
+    uint32_t high = number << ZC_SHARD_BITS | (uint32_t)(owners->shard - owners->pool->shards);
+
+    if (zc_entry_is_written(entry))
+        return true;
+    if (owners->count < owners->room)
+        owners->list[owners->count] = (uint64_t)high << 32 | entry->index;
+    owners->count++;
+    return true;
+}
+
+/* The owners of the pages in memory. */
+static int list_owners(struct owners *owners)
+{
+    zc_index_walk(&owners->shard->index, note_owner, owners);
+    if (owners->count == 0)
+        return 0;
+    owners->list = malloc(owners->count * sizeof(*owners->list));
+    if (!owners->list)
+        return -ENOMEM;
+    owners->room = owners->count;
+    owners->count = 0;
+    zc_index_walk(&owners->shard->index, note_owner, owners);
+    return 0;
+}
+
+static int add_owner(struct round *round, uint64_t owner)
+{
+    struct zc_shard *shard;
+    uint64_t object;
+    struct zc_entry *entry = zc_entry_lock_any(round->pool, owner, &shard, &object);
+    if (!entry)
+        return 0;
+
+    int error = add(round, owner, object, entry);
+    zc_shard_unlock(shard);
+    return error;
+}
+
+static int save_shard(struct round *round, const struct zc_shard *shard)
+{
+    struct owners owners = {.pool = round->pool, .shard = shard};
+    int error = list_owners(&owners);
+
+    for (size_t i = 0; !error && i < owners.count;) {
+        int full = add_owner(round, owners.list[i]);
+        if (!full) {
+            i++;
+            continue;
+        }
+        error = write_batch(round);
+        if (!error)
+            error = make_room(round, full);
+    }
+    free(owners.list);
+    return error ? error : write_batch(round);
+}
+
+int zc_writeback_save(zc_pool *pool)
+{
+    struct round *round;
+
+    pthread_mutex_lock(&pool->writeback.running);
+    int error = begin(pool, &round);
+    if (error)
+        goto unlock;
+    error = zc_slots_update(&pool->writeback.slots, pool, round->store);
+    for (size_t i = 0; !error && i < ZC_SHARDS; i++)
+        error = save_shard(round, &pool->shards[i]);
+    end(round);
+    note(pool, round, error);
+    free(round);
+unlock:
+    pthread_mutex_unlock(&pool->writeback.running);
+    return error;
+}

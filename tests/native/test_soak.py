@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A short soak; SOAK_SECONDS makes it longer."""
+
+import os
+
+import pytest
+
+from tests.native.driver import program
+from tools.soak import LEFT, render, soak
+
+DIFFERENCE = 0.1
+"""Of used_bytes from the OS. `make soak` holds its run against 2 %; with most pages written back, what is left is mostly
+the index, for which the C library's heap keeps more than was asked of it."""
+SECONDS = float(os.environ.get("SOAK_SECONDS") or 20)
+
+
+@pytest.mark.timeout(int(SECONDS) * 2 + 300)
+def test_everything_at_once_for_a_while() -> None:
+    facts = soak(program("host", "zc_soak"), SECONDS, seed=4)
+    assert facts["worst_difference"] <= DIFFERENCE
+    assert facts["left_bytes"] <= LEFT
+    assert facts["restarts"] > 0
+    assert facts["compared"] > 0
+    hit = [count > 0 for count in facts["faults"].values()]
+    assert all(hit) if SECONDS >= 60 else any(hit), facts["faults"]
+    assert f"{facts['ops']['put']} puts" in render(facts)
+
+
+@pytest.mark.parametrize("config", ["host-asan", "host-tsan"])
+def test_under_the_sanitizers(config: str) -> None:
+    """What the OS counts is theirs, too."""
+    facts = soak(program(config, "zc_soak"), 10, seed=1, keys=2000)
+    assert facts["disturbances"] > 0
