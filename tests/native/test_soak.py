@@ -9,8 +9,8 @@ from tests.native.driver import program
 from tools.soak import LEFT, render, soak
 
 DIFFERENCE = 0.1
-"""Of used_bytes from the OS. `make soak` holds its run against 2 %; with most pages written back, what is left is mostly
-the index, for which the C library's heap keeps more than was asked of it."""
+"""Of used_bytes from the OS. `make soak` holds its run against 2 %; with most pages written back, what is left is
+mostly the index, for which the C library's heap keeps more than was asked of it."""
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 20)
 
 
