@@ -117,25 +117,22 @@ const void *zc_backing_codecs(const struct zc_backing *backing, size_t *size)
 int zc_backing_set_codecs(struct zc_backing *backing, const void *codecs, size_t size)
 {
     struct zc_super *super = &backing->super;
-    struct zc_super *before;
+    char before[sizeof(super->codecs)];
 
     if (size > sizeof(super->codecs))
         return -E2BIG;
-    before = malloc(sizeof(*before));
-    if (!before)
-        return -ENOMEM;
     pthread_mutex_lock(&backing->words);
-    *before = *super;
+    uint32_t size_before = super->codecs_size;
+    memcpy(before, super->codecs, sizeof(before));
     memset(super->codecs, 0, sizeof(super->codecs));
     memcpy(super->codecs, codecs, size);
     super->codecs_size = (uint32_t)size;
     int error = zc_super_write(backing);
     if (error) { /* only these: others read the rest without the lock */
-        memcpy(super->codecs, before->codecs, sizeof(super->codecs));
-        super->codecs_size = before->codecs_size;
+        memcpy(super->codecs, before, sizeof(before));
+        super->codecs_size = size_before;
     }
     pthread_mutex_unlock(&backing->words);
-    free(before);
     return error;
 }
 

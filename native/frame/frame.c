@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "base/thread.h"
 #include "frame/shelf.h"
 
 #ifndef MADV_POPULATE_WRITE
@@ -28,11 +28,7 @@
 #define NAPS 20u              /* in vain, then the refiller sleeps */
 #define HEADROOM (32u * 1024) /* bytes of budget left to charges while ready frames are used up */
 #define HUGE_SHARE 32u        /* of what is used, a huge run is at most such a part */
-#ifdef ZC_DEBUG
-#define STACK_BYTES (1024u * 1024) /* sanitizers want room */
-#else
 #define STACK_BYTES (64u * 1024)
-#endif
 
 /* The head of a run, at its first byte. Frame i of the run is at i * page_size; frame 0 is the head
  * and in no stock. Frames in neither stock are taken, claimed, or on their way. */
@@ -66,20 +62,11 @@ struct zc_frames {
 
 static void *refiller_main(void *arg);
 
-/* Signals are for the threads of whoever uses the library. Without the refiller all is done by
- * those who need frames. */
+/* Without the refiller all is done by those who need frames. */
 static void start_refiller(struct zc_frames *frames)
 {
-    sigset_t all, before;
-    pthread_attr_t attr;
-
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, STACK_BYTES);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    frames->has_refiller = pthread_create(&frames->refiller, &attr, refiller_main, frames) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attr);
+    frames->has_refiller =
+        zc_thread_start(&frames->refiller, STACK_BYTES, refiller_main, frames) == 0;
 }
 
 static ssize_t read_file(const char *path, char *text, size_t size)

@@ -3,22 +3,18 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/base.h"
+#include "base/thread.h"
 #include "store/limit.h"
 #include "store/pool.h"
 
 #define LOOK_NS UINT64_C(1000000000) /* between looks at meminfo */
 #define SETTLE_US 100u
-#ifdef ZC_DEBUG
-#define STACK_BYTES (1024u * 1024) /* sanitizers want room */
-#else
 #define STACK_BYTES (128u * 1024)
-#endif
 
 /* Milliseconds until meminfo is to be looked at; -1: never, as poll() takes it. */
 static int look_in(const zc_store *store)
@@ -82,22 +78,6 @@ static void *keeper_main(void *arg)
     return NULL;
 }
 
-/* Signals are for the threads of whoever uses the library. */
-static bool start_thread(zc_store *store)
-{
-    sigset_t all, before;
-    pthread_attr_t attr;
-
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, STACK_BYTES);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&store->keeper.thread, &attr, keeper_main, store);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attr);
-    return error == 0;
-}
-
 void zc_keeper_start(zc_store *store)
 {
     struct zc_keeper *keeper = &store->keeper;
@@ -108,7 +88,7 @@ void zc_keeper_start(zc_store *store)
     if (keeper->event < 0)
         return;
     keeper->source = zc_memory_watch(&store->memory) ? ZC_PRESSURE_PSI : ZC_PRESSURE_MEMINFO;
-    keeper->is_running = start_thread(store);
+    keeper->is_running = zc_thread_start(&keeper->thread, STACK_BYTES, keeper_main, store) == 0;
     if (keeper->is_running)
         return;
     keeper->source = ZC_PRESSURE_NONE;

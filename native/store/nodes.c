@@ -200,15 +200,8 @@ static void *open_store_stats(void *object)
 }
 
 #define STORE_STAT(field, type, unit, meaning) COUNTER(zc_store_stats, field, type, unit, meaning)
-#define STORE_COUNTER(name_, field_, unit_, meaning_) \
-    {.name = name_,                                   \
-     .type = ZC_NODE_UINT,                            \
-     .unit = unit_,                                   \
-     .range = "",                                     \
-     .deflt = "",                                     \
-     .meaning = meaning_,                             \
-     .arg = offsetof(struct zc_store_stats, field_),  \
-     .show = zc_show_field}
+#define STORE_COUNTER(name, field, unit, meaning) \
+    NAMED_COUNTER(name, zc_store_stats, field, ZC_NODE_UINT, unit, meaning, zc_show_field)
 #define EVICTED(name, cause, why)                                             \
     STORE_COUNTER(name, evicted[cause], "pages", "of ephemeral pools: " why), \
         STORE_COUNTER(name "_frames", evicted_frames[cause], "frames", "freed " why)

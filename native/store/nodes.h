@@ -44,14 +44,17 @@ void zc_show_u64(struct zc_text *out, uint64_t value);
 /* Shows the uint64_t at offset node->arg of a structure. */
 int zc_show_field(void *view, const struct zc_node *node, struct zc_text *out);
 
+/* A field of a structure under a name of its own, or under the field's. */
+#define NAMED_COUNTER(name_, struct_, field_, type_, unit_, meaning_, show_) \
+    {.name = name_,                                                          \
+     .type = type_,                                                          \
+     .unit = unit_,                                                          \
+     .range = "",                                                            \
+     .deflt = "",                                                            \
+     .meaning = meaning_,                                                    \
+     .arg = offsetof(struct struct_, field_),                                \
+     .show = show_}
 #define COUNTER(struct_, field_, type_, unit_, meaning_) \
-    {.name = #field_,                                    \
-     .type = type_,                                      \
-     .unit = unit_,                                      \
-     .range = "",                                        \
-     .deflt = "",                                        \
-     .meaning = meaning_,                                \
-     .arg = offsetof(struct struct_, field_),            \
-     .show = zc_show_field}
+    NAMED_COUNTER(#field_, struct_, field_, type_, unit_, meaning_, zc_show_field)
 
 #endif

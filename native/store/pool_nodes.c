@@ -183,15 +183,8 @@ static int show_stat(void *view, const struct zc_node *node, struct zc_text *out
     return zc_show_field(&((struct pool_view *)view)->stats, node, out);
 }
 
-#define POOL_COUNTER(name_, field_, type_, unit_, meaning_) \
-    {.name = name_,                                         \
-     .type = type_,                                         \
-     .unit = unit_,                                         \
-     .range = "",                                           \
-     .deflt = "",                                           \
-     .meaning = meaning_,                                   \
-     .arg = offsetof(struct zc_pool_stats, field_),         \
-     .show = show_stat}
+#define POOL_COUNTER(name, field, type, unit, meaning) \
+    NAMED_COUNTER(name, zc_pool_stats, field, type, unit, meaning, show_stat)
 #define POOL_STAT(field, type, unit, meaning) POOL_COUNTER(#field, field, type, unit, meaning)
 #define REFUSED(name, which, meaning) \
     POOL_COUNTER(name, refused[which], ZC_NODE_UINT, "puts", meaning)

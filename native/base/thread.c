@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/thread.h"
+
+#include <signal.h>
+
+#ifdef ZC_DEBUG
+#define STACK_MIN ((size_t)1024 * 1024)
+#else
+#define STACK_MIN ((size_t)0)
+#endif
+
+int zc_thread_start(pthread_t *thread, size_t stack, void *(*run)(void *arg), void *arg)
+{
+    sigset_t all, before;
+    pthread_attr_t attr;
+
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, stack > STACK_MIN ? stack : STACK_MIN);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(thread, &attr, run, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attr);
+    return -error;
+}
