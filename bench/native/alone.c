@@ -11,11 +11,12 @@
 struct alone {
     struct zc_codec *codec;
     void *compressor, *decompressor;
-    char *bytes; /* zpages one after another */
+    char *bytes;   /* zpages one after another */
+    size_t stride; /* bytes from one to the next; 0: there is nothing between them */
     uint32_t *sizes;
 };
 
-struct alone *alone_new(const char *codec, const struct pages *pages)
+struct alone *alone_new(const char *codec, const struct pages *pages, enum alone_places places)
 {
     struct alone *alone = get_memory(sizeof(*alone));
     struct zc_text why = {0};
@@ -26,6 +27,7 @@ struct alone *alone_new(const char *codec, const struct pages *pages)
     alone->decompressor = get_memory(alone->codec->decompressor_size);
     zc_compressor_init(alone->codec, alone->compressor);
     zc_decompressor_init(alone->codec, alone->decompressor);
+    alone->stride = places == ALONE_APART ? alone->codec->bound : 0;
     size_t room = pages->count * alone->codec->bound;
     alone->bytes = get_memory(room);
     memset(alone->bytes, 1, room);
@@ -51,7 +53,7 @@ double alone_put(struct alone *alone, const struct pages *pages)
     for (size_t i = 0; i < pages->count; i++) {
         alone->sizes[i] =
             (uint32_t)zc_compress(alone->codec, alone->compressor, page_at(pages, i), to);
-        to += alone->sizes[i];
+        to += alone->stride ? alone->stride : alone->sizes[i];
     }
     return (now_ns() - start) / (double)pages->count;
 }
@@ -65,7 +67,7 @@ double alone_get(const struct alone *alone, const struct pages *pages, char *roo
         if (zc_decompress(alone->codec, alone->decompressor, from, alone->sizes[i],
                           room + i % slots * pages->page_size) != 0)
             die("it does not decompress", "codec");
-        from += alone->sizes[i];
+        from += alone->stride ? alone->stride : alone->sizes[i];
     }
     return (now_ns() - start) / (double)pages->count;
 }

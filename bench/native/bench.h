@@ -85,11 +85,16 @@ const char *distinct(const struct pages *pages, uint64_t i, char *page);
 /* Random, in one of four objects; distinct for distinct i below 2^32. */
 void key_of(uint64_t i, uint64_t *object, uint32_t *index);
 
-/* ---- alone.c: the store's codec without the store, into one packed buffer that is resident ---- */
+/* ---- alone.c: the store's codec without the store, into memory that is resident ---- */
 
 struct alone;
 
-struct alone *alone_new(const char *codec, const struct pages *pages);
+enum alone_places {
+    ALONE_APART,  /* a buffer for each page, as large as a zpage may be */
+    ALONE_PACKED, /* one after another, as nobody could keep them who frees them one by one */
+};
+
+struct alone *alone_new(const char *codec, const struct pages *pages, enum alone_places places);
 void alone_free(struct alone *alone);
 /* Nanoseconds a page. */
 double alone_put(struct alone *alone, const struct pages *pages);
@@ -99,7 +104,9 @@ uint32_t alone_size(const struct alone *alone, size_t page); /* bytes, once it w
 
 /* ---- instore.c: the store ---- */
 
+/* The thread that makes its memory ready runs on OTHER_CPU. */
 zc_store *open_store(size_t page_size);
+zc_store *open_store_on(unsigned cpu, size_t page_size);
 /* Refuses only what zv_max_zsize or the allocator does; gets leave pages where they are. */
 zc_pool *open_pool(zc_store *store, const struct options *options);
 void close_pool(zc_pool *pool);

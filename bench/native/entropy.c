@@ -43,7 +43,7 @@ void entropy(const struct options *options)
     uint64_t poor = 0;
 
     pages_load(&pages, options, PAGES_NOT_SAME_FILLED);
-    struct alone *alone = alone_new(options->codec, &pages);
+    struct alone *alone = alone_new(options->codec, &pages, ALONE_APART);
     unsigned *entropies = get_memory(pages.count * sizeof(*entropies));
     double compress_ns = alone_put(alone, &pages);
     double estimate_ns = estimate(&pages, entropies);

@@ -6,10 +6,15 @@
 
 zc_store *open_store(size_t page_size)
 {
+    return open_store_on(OTHER_CPU, page_size);
+}
+
+zc_store *open_store_on(unsigned cpu, size_t page_size)
+{
     struct zc_store_config config = {.page_size = (uint32_t)page_size, .limit = UINT64_C(1) << 40};
     zc_store *store;
 
-    run_on(OTHER_CPU, 0); /* the store's own thread */
+    run_on(cpu, 0); /* the store's own thread */
     if (zc_store_create(&config, &store) != 0)
         die("no store of that page size", "page size");
     run_on(THIS_CPU, 0);

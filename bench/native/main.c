@@ -15,8 +15,8 @@
  *   zc_bench codecs         those of this build
  *
  * Each takes --page-size --rounds --most --allocator --codec --checksums. Times are nanoseconds a
- * page, one number a round. The codec alone is the store's own, state reused, into one packed buffer
- * that is resident before.
+ * page, one number a round. The codec alone is the store's own, state reused, into memory that is
+ * resident before.
  */
 #include <getopt.h>
 #include <stdlib.h>

@@ -68,7 +68,7 @@ static void leave_out_same_filled(struct pages *pages)
 static void leave_out_refused(struct pages *pages, const char *codec)
 {
     bool *keep = get_memory(pages->count);
-    struct alone *alone = alone_new(codec, pages);
+    struct alone *alone = alone_new(codec, pages, ALONE_APART);
 
     alone_put(alone, pages);
     for (size_t i = 0; i < pages->count; i++)

@@ -11,7 +11,7 @@
 
 static void print_sizes(const struct options *options, const struct pages *pages)
 {
-    struct alone *alone = alone_new(options->codec, pages);
+    struct alone *alone = alone_new(options->codec, pages, ALONE_APART);
     uint64_t bins[BINS + 1] = {0};
 
     alone_put(alone, pages);

@@ -81,7 +81,7 @@ void over_socket(const struct options *options)
     uint32_t pool;
 
     pages_load(&pages, options, PAGES_STORED);
-    struct alone *alone = alone_new(options->codec, &pages);
+    struct alone *alone = alone_new(options->codec, &pages, ALONE_APART);
     char *room = get_memory(GET_SLOTS * pages.page_size);
     if (zc_client_open(&client, options->dir, GET_SLOTS + pages.count) != 0 ||
         zc_client_pool(&client, options->pool, &pool) != 0)

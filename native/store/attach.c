@@ -110,7 +110,7 @@ static bool recover_page(struct recovery *recovery, uint64_t object, const struc
     struct zc_shard *shard = zc_shard_of(pool, object, made->index);
     bool is_wanted = false;
 
-    pthread_mutex_lock(&shard->lock);
+    zc_shard_lock(shard);
     if (pool->dead || zc_index_find(&shard->index, object, made->index))
         goto unlock;
     is_wanted = true;
@@ -123,7 +123,7 @@ static bool recover_page(struct recovery *recovery, uint64_t object, const struc
     *entry = *made;
     zc_entry_account(pool, shard, entry, 1);
 unlock:
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
     return is_wanted;
 }
 
@@ -177,7 +177,7 @@ static void drop_written(zc_pool *pool, struct zc_shard *shard)
 {
     struct found found;
 
-    pthread_mutex_lock(&shard->lock);
+    zc_shard_lock(shard);
     do {
         found.count = 0;
         zc_index_walk(&shard->index, find_written, &found);
@@ -188,7 +188,7 @@ static void drop_written(zc_pool *pool, struct zc_shard *shard)
             zc_entry_take_out(pool, shard, object, entry);
         }
     } while (found.count > 0);
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
 }
 
 static int recover_all(zc_pool *pool, struct zc_backing *store, struct zc_text *why)
@@ -291,9 +291,9 @@ int zc_writeback_detach(zc_pool *pool, struct zc_text *why)
 
     pthread_mutex_lock(&pool->writeback.running);
     for (size_t i = 0; i < ZC_SHARDS; i++) {
-        pthread_mutex_lock(&pool->shards[i].lock);
+        zc_shard_lock(&pool->shards[i]);
         pages += pool->shards[i].stats.written_pages;
-        pthread_mutex_unlock(&pool->shards[i].lock);
+        zc_shard_unlock(&pool->shards[i]);
     }
     if (pages) {
         zc_text_add(why, "%" PRIu64 " pages of pool '%s' are in %s; flush them first", pages,

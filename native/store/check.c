@@ -115,9 +115,9 @@ static int check_pool(zc_pool *pool, struct zc_text *why)
     for (size_t i = 0; !error && i < ZC_SHARDS; i++) {
         struct walk walk = {.pool = pool, .shard = &pool->shards[i], .why = why};
 
-        pthread_mutex_lock(&walk.shard->lock);
+        zc_shard_lock(walk.shard);
         error = check_shard(&walk);
-        pthread_mutex_unlock(&walk.shard->lock);
+        zc_shard_unlock(walk.shard);
     }
     return error ? error : pool->alloc_ops->check(pool->alloc, why);
 }
@@ -151,13 +151,13 @@ int zc_debug_damage(zc_pool *pool, uint64_t object, uint32_t index)
     struct zc_shard *shard = zc_shard_of(pool, object, index);
     int error = -ENOENT;
 
-    pthread_mutex_lock(&shard->lock);
+    zc_shard_lock(shard);
     const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
     if (entry && zc_entry_has_zpage(entry)) {
         char *bytes = pool->alloc_ops->map(pool->alloc, entry->word).bytes;
         bytes[entry->size / 2] ^= 1;
         error = 0;
     }
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
     return error;
 }

@@ -24,10 +24,10 @@ struct sums {
 /* The shard only lends its lock and counters. */
 static void count(zc_pool *pool, uint64_t *frames, uint64_t *zpages, const struct sums *sums)
 {
-    pthread_mutex_lock(&pool->shards[0].lock);
+    zc_shard_lock(&pool->shards[0]);
     *frames += sums->frames;
     *zpages += sums->zpages;
-    pthread_mutex_unlock(&pool->shards[0].lock);
+    zc_shard_unlock(&pool->shards[0]);
 }
 
 /* ---- compaction ---- */
@@ -44,7 +44,7 @@ static bool move_zpage(zc_pool *pool, zc_handle handle, uint64_t owner, struct s
     zc_handle moved = pool->alloc_ops->move(pool->alloc, handle);
     if (moved)
         entry->word = moved;
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
     if (!moved)
         return false;
     pool->alloc_ops->free(pool->alloc, handle);
@@ -134,7 +134,7 @@ static bool offer(struct reclaim *reclaim, zc_handle handle, uint64_t owner)
 
     key.index = entry->index;
     int error = zc_entry_load(&reclaim->reader, entry, reclaim->page);
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
     return !error && reclaim->evict(reclaim->arg, &key, reclaim->page) == 0;
 }
 
@@ -151,7 +151,7 @@ static bool drop_zpage(struct reclaim *reclaim, zc_handle handle, uint64_t owner
     if (!entry)
         return false;
     struct zc_entry gone = zc_entry_take_out(pool, shard, object, entry);
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
     zc_entry_release(pool, &gone);
     reclaim->sums.zpages++;
     return true;

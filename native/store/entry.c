@@ -32,11 +32,11 @@ struct zc_entry *zc_entry_lock_any(zc_pool *pool, uint64_t owner, struct zc_shar
     if (owner == ZC_NO_OWNER)
         return NULL;
     *shard = &pool->shards[high & (ZC_SHARDS - 1)];
-    pthread_mutex_lock(&(*shard)->lock);
+    zc_shard_lock(*shard);
     struct zc_entry *entry =
         zc_index_find_by_number(&(*shard)->index, high >> ZC_SHARD_BITS, (uint32_t)owner, object);
     if (!entry)
-        pthread_mutex_unlock(&(*shard)->lock);
+        zc_shard_unlock(*shard);
     return entry;
 }
 
@@ -47,7 +47,7 @@ struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
 
     if (!entry || (zc_entry_has_zpage(entry) && entry->word == handle))
         return entry;
-    pthread_mutex_unlock(&(*shard)->lock);
+    zc_shard_unlock(*shard);
     return NULL;
 }
 
@@ -235,19 +235,15 @@ static int make_room(struct zc_reader *reader, size_t size)
     return reader->room ? 0 : -ENOMEM;
 }
 
-void zc_reader_fetch(struct zc_reader *reader, struct zc_shard *shard, uint64_t object,
+void zc_reader_fetch(struct zc_reader *reader, struct zc_backing *store, uint64_t object,
                      const struct zc_entry *entry)
 {
     struct zc_record record = zc_written_record(object, entry);
-    zc_place place = zc_written_place(entry);
-    struct zc_backing *store = zc_writeback_enter(reader->pool);
 
-    pthread_mutex_unlock(&shard->lock);
     reader->error = store ? make_room(reader, record.size) : -EIO;
     if (!reader->error)
-        reader->error = zc_backing_read(store, place, &record, reader->room, &reader->record);
-    zc_writeback_leave(reader->pool);
-    pthread_mutex_lock(&shard->lock);
+        reader->error =
+            zc_backing_read(store, zc_written_place(entry), &record, reader->room, &reader->record);
 }
 
 static int load_written(struct zc_reader *reader, const struct zc_entry *entry, void *page)

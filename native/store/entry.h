@@ -96,9 +96,9 @@ struct zc_reader {
     int error;          /* or why not */
 };
 
-/* Reads the record of a written page. Its shard is not locked while the store is at it: `shard` is on
- * call and return, and the entry to be looked for again. */
-void zc_reader_fetch(struct zc_reader *reader, struct zc_shard *shard, uint64_t object,
+/* Reads the record of a written page from `store` (NULL: there is none any more), with no lock held:
+ * the entry is to be looked for again. */
+void zc_reader_fetch(struct zc_reader *reader, struct zc_backing *store, uint64_t object,
                      const struct zc_entry *entry);
 /* Makes the page of an entry whose shard is locked; a written one was fetched. 0, -EIO: damaged, or
  * -ENOMEM. */

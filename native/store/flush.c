@@ -11,7 +11,7 @@ static int flush_one(zc_pool *pool, const struct zc_key *key)
     struct zc_entry gone = {0};
     int error = -ENOENT;
 
-    pthread_mutex_lock(&shard->lock);
+    zc_shard_lock(shard);
     shard->stats.flush_total++;
     struct zc_entry *entry = zc_index_find(&shard->index, key->object, key->index);
     if (entry) {
@@ -19,7 +19,7 @@ static int flush_one(zc_pool *pool, const struct zc_key *key)
         shard->stats.flush_found++;
         error = 0;
     }
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
 
     zc_pool_freed(pool, zc_entry_release(pool, &gone));
     return error;
@@ -49,14 +49,14 @@ int64_t zc_flush_object(zc_pool *pool, uint64_t object)
         struct zc_shard *shard = &pool->shards[i];
         struct drop drop = {pool, shard};
 
-        pthread_mutex_lock(&shard->lock);
+        zc_shard_lock(shard);
         flushed += (int64_t)zc_index_remove_object(&shard->index, object, drop_entry, &drop);
         zc_shard_count_bytes(pool, shard);
         if (i == ZC_SHARDS - 1) {
             shard->stats.flobj_total++;
             shard->stats.flobj_found += flushed > 0;
         }
-        pthread_mutex_unlock(&shard->lock);
+        zc_shard_unlock(shard);
     }
     zc_pool_freed(pool, (size_t)flushed);
     return flushed;
@@ -70,10 +70,10 @@ int64_t zc_pool_clear(zc_pool *pool)
         struct zc_shard *shard = &pool->shards[i];
         struct drop drop = {pool, shard};
 
-        pthread_mutex_lock(&shard->lock);
+        zc_shard_lock(shard);
         dropped += (int64_t)zc_index_clear(&shard->index, drop_entry, &drop);
         zc_shard_count_bytes(pool, shard);
-        pthread_mutex_unlock(&shard->lock);
+        zc_shard_unlock(shard);
     }
     return dropped;
 }

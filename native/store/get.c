@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* get. A zpage is read under its shard's lock, which keeps it from being freed and moved. */
+/* get. A zpage is read under its shard's lock, which keeps it from being freed and moved. Gets that
+ * leave their pages where they are share it. */
 #include <errno.h>
 
 #include "base/base.h"
@@ -17,24 +18,44 @@ struct gets {
     zc_pool *pool;
     const struct zc_key *keys;
     size_t count;
-    unsigned flags;
+    bool is_peek, takes_away;
     uint32_t stamp;
     struct zc_reader reader;
     struct zc_shard *shards[AHEAD]; /* of key i: at i % AHEAD */
     struct zc_shard *locked;        /* NULL: none */
     struct zc_entry *entry, *next;  /* of this page, and of the next; NULL: not looked for */
+    /* Since `locked` was: */
+    unsigned count_gets, count_found, count_damaged, count_written, count_read_errors;
 };
 
 static void lock(struct gets *gets, struct zc_shard *shard)
 {
-    pthread_mutex_lock(&shard->lock);
+    if (gets->takes_away)
+        zc_shard_lock(shard);
+    else
+        zc_shard_share(shard);
     gets->locked = shard;
+}
+
+static void add(_Atomic uint64_t *counter, unsigned *by)
+{
+    if (*by)
+        atomic_fetch_add_explicit(counter, *by, memory_order_relaxed);
+    *by = 0;
 }
 
 static void unlock(struct gets *gets)
 {
-    if (gets->locked)
-        pthread_mutex_unlock(&gets->locked->lock);
+    struct zc_shard *shard = gets->locked;
+    if (!shard)
+        return;
+
+    add(&shard->gets, &gets->count_gets);
+    add(&shard->gets_found, &gets->count_found);
+    add(&shard->damaged, &gets->count_damaged);
+    add(&shard->written_gets, &gets->count_written);
+    add(&shard->read_errors, &gets->count_read_errors);
+    zc_shard_unlock(shard);
     gets->locked = NULL;
     gets->entry = gets->next = NULL;
 }
@@ -46,10 +67,13 @@ static struct zc_entry *fetch(struct gets *gets, const struct zc_key *key, struc
     struct zc_shard *shard = gets->locked;
     struct zc_entry before;
 
-    gets->next = NULL;
     do {
         before = *entry;
-        zc_reader_fetch(&gets->reader, shard, key->object, &before);
+        struct zc_backing *store = zc_writeback_enter(gets->pool);
+        unlock(gets);
+        zc_reader_fetch(&gets->reader, store, key->object, &before);
+        zc_writeback_leave(gets->pool);
+        lock(gets, shard);
         entry = zc_index_find(&shard->index, key->object, key->index);
     } while (entry && zc_entry_is_written(entry) && entry->word != before.word);
     return entry;
@@ -63,25 +87,25 @@ static int get_one(struct gets *gets, size_t i, void *page)
     struct zc_entry *entry =
         gets->entry ? gets->entry : zc_index_find(&shard->index, key->object, key->index);
 
-    shard->stats.gets++;
+    gets->count_gets++;
     if (entry && zc_entry_is_written(entry))
         entry = fetch(gets, key, entry);
     if (!entry)
         return -ENOENT;
     bool is_written = zc_entry_is_written(entry);
     int error = zc_entry_load(&gets->reader, entry, page);
-    shard->stats.damaged += error == -EIO && !is_written;
-    shard->stats.written_gets += is_written;
-    shard->stats.read_errors += error == -EIO && is_written;
+    gets->count_damaged += error == -EIO && !is_written;
+    gets->count_written += is_written;
+    gets->count_read_errors += error == -EIO && is_written;
     if (error)
         return error;
 
-    shard->stats.gets_found++;
-    if (!(gets->flags & ZC_GET_PEEK) && zc_param(pool, ZC_PARAM_EXCLUSIVE_GETS)) {
+    gets->count_found++;
+    if (gets->takes_away) {
         struct zc_entry gone = zc_entry_take_out(pool, shard, key->object, entry);
         unlock(gets);
         zc_pool_freed(pool, zc_entry_release(pool, &gone));
-    } else if (!(gets->flags & ZC_GET_PEEK) && zc_entry_has_zpage(entry)) {
+    } else if (!gets->is_peek && zc_entry_has_zpage(entry)) {
         pool->alloc_ops->touch(pool->alloc, entry->word, gets->stamp);
     }
     return 0;
@@ -134,9 +158,9 @@ static void look_ahead(struct gets *gets, size_t i, enum step step)
         return;
 
     if (!gets->locked) {
-        pthread_mutex_lock(&shard->lock);
+        zc_shard_share(shard);
         take_step(gets, shard, &gets->keys[i + step], step);
-        pthread_mutex_unlock(&shard->lock);
+        zc_shard_unlock(shard);
     } else if (gets->locked == shard) {
         take_step(gets, shard, &gets->keys[i + step], step);
     }
@@ -181,7 +205,8 @@ int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, s
         .pool = pool,
         .keys = keys,
         .count = count,
-        .flags = flags,
+        .is_peek = (flags & ZC_GET_PEEK) != 0,
+        .takes_away = !(flags & ZC_GET_PEEK) && zc_param(pool, ZC_PARAM_EXCLUSIVE_GETS),
         .stamp = zc_pool_tick(pool),
         .reader = {.pool = pool},
     };

@@ -40,10 +40,12 @@ enum zc_param {
 /* Counters are summed over the shards one lock at a time. What one operation counts, it counts in
  * one shard at one time, so the sums agree among themselves. */
 struct zc_shard {
-    pthread_mutex_t lock;
+    pthread_rwlock_t lock; /* see zc_shard_lock() */
     struct zc_index index;
     size_t index_bytes; /* of the index, as last added to the pool's and store's metadata */
     struct zc_pool_stats stats;
+    /* Of stats, but added to by those who share the lock. */
+    _Atomic uint64_t gets, gets_found, damaged, written_gets, read_errors;
     /* Written under the lock, read without: for the mean, and by codec. */
     _Atomic uint64_t zpages, zbytes;
     _Atomic uint64_t codec_zpages[ZC_POOL_CODECS];
@@ -87,6 +89,23 @@ struct zc_store {
     struct zc_link dictionaries;
     uint32_t next_dictionary;
 };
+
+/* A shard is had alone, or shared by gets that leave every page where it is: neighbours lie in one
+ * shard, so two threads that read the same object would wait for each other page by page. */
+static inline void zc_shard_lock(struct zc_shard *shard)
+{
+    pthread_rwlock_wrlock(&shard->lock);
+}
+
+static inline void zc_shard_share(struct zc_shard *shard)
+{
+    pthread_rwlock_rdlock(&shard->lock);
+}
+
+static inline void zc_shard_unlock(struct zc_shard *shard)
+{
+    pthread_rwlock_unlock(&shard->lock);
+}
 
 static inline uint64_t zc_param(const zc_pool *pool, enum zc_param which)
 {

@@ -34,7 +34,7 @@ static void pool_free(zc_pool *pool)
     pool->alloc_ops->destroy(pool->alloc);
     pthread_mutex_destroy(&pool->compact_lock);
     for (size_t i = 0; i < ZC_SHARDS; i++)
-        pthread_mutex_destroy(&pool->shards[i].lock);
+        pthread_rwlock_destroy(&pool->shards[i].lock);
     free(pool);
 }
 
@@ -59,7 +59,7 @@ static void pool_init(zc_pool *pool, const struct zc_pool_config *config)
             zc_mix64((uintptr_t)pool); /* early boot: addresses are random too */
     pool->secret = secrets[0];
     for (size_t i = 0; i < ZC_SHARDS; i++) {
-        pthread_mutex_init(&pool->shards[i].lock, NULL);
+        pthread_rwlock_init(&pool->shards[i].lock, NULL);
         zc_index_init(&pool->shards[i].index, secrets[1]);
     }
 }
@@ -202,19 +202,33 @@ enum zc_pool_kind zc_pool_get_kind(const zc_pool *pool)
     return pool->kind;
 }
 
+static void shard_stats(const struct zc_shard *shard, struct zc_pool_stats *out)
+{
+    *out = shard->stats;
+    out->gets = shard->gets;
+    out->gets_found = shard->gets_found;
+    out->damaged = shard->damaged;
+    out->written_gets = shard->written_gets;
+    out->read_errors = shard->read_errors;
+}
+
 void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out)
 {
     enum { FIELDS = sizeof(*out) / sizeof(uint64_t) };
     _Static_assert(sizeof(*out) == FIELDS * sizeof(uint64_t), "only counters");
     struct zc_alloc_stats alloc;
-    uint64_t sums[FIELDS] = {0}, shard[FIELDS];
+    uint64_t sums[FIELDS] = {0};
+    union {
+        struct zc_pool_stats stats;
+        uint64_t fields[FIELDS];
+    } shard;
 
     for (size_t i = 0; i < ZC_SHARDS; i++) {
-        pthread_mutex_lock(&pool->shards[i].lock);
-        memcpy(shard, &pool->shards[i].stats, sizeof(shard));
-        pthread_mutex_unlock(&pool->shards[i].lock);
+        zc_shard_lock(&pool->shards[i]);
+        shard_stats(&pool->shards[i], &shard.stats);
+        zc_shard_unlock(&pool->shards[i]);
         for (size_t f = 0; f < FIELDS; f++)
-            sums[f] += shard[f];
+            sums[f] += shard.fields[f];
     }
     memcpy(out, sums, sizeof(*out));
 
@@ -232,12 +246,12 @@ void zc_pool_get_dist(zc_pool *pool, uint64_t *curr, uint64_t *cumul)
     for (size_t i = 0; i < ZC_SHARDS; i++) {
         struct zc_shard *shard = &pool->shards[i];
 
-        pthread_mutex_lock(&shard->lock);
+        zc_shard_lock(shard);
         for (size_t b = 0; b < ZC_DIST_BUCKETS; b++) {
             curr[b] += shard->curr_dist[b];
             cumul[b] += shard->cumul_dist[b];
         }
-        pthread_mutex_unlock(&shard->lock);
+        zc_shard_unlock(shard);
     }
 }
 

@@ -155,9 +155,9 @@ static int refuse(zc_pool *pool, struct zc_shard *shard, const struct zc_key *ke
 {
     struct zc_entry old = {0};
 
-    pthread_mutex_lock(&shard->lock);
+    zc_shard_lock(shard);
     if (pool->dead) {
-        pthread_mutex_unlock(&shard->lock);
+        zc_shard_unlock(shard);
         return -ENOENT;
     }
     struct zc_entry *entry = zc_index_find(&shard->index, key->object, key->index);
@@ -167,7 +167,7 @@ static int refuse(zc_pool *pool, struct zc_shard *shard, const struct zc_key *ke
     }
     shard->stats.puts++;
     shard->stats.refused[refusal]++;
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
 
     zc_entry_release(pool, &old);
     return (int)refusal;
@@ -196,9 +196,9 @@ static int put_finish(zc_pool *pool, const struct put *put)
         return refuse(pool, shard, key, put->refusal);
     struct zc_zhead *head = write_zpage(pool, put);
 
-    pthread_mutex_lock(&shard->lock);
+    zc_shard_lock(shard);
     if (pool->dead) {
-        pthread_mutex_unlock(&shard->lock);
+        zc_shard_unlock(shard);
         zc_entry_release(pool, &made);
         return -ENOENT;
     }
@@ -212,7 +212,7 @@ static int put_finish(zc_pool *pool, const struct put *put)
         zc_shard_count_bytes(pool, shard);
     }
     if (!entry) { /* no memory for the index; there is no older page */
-        pthread_mutex_unlock(&shard->lock);
+        zc_shard_unlock(shard);
         zc_entry_release(pool, &made);
         return refuse(pool, shard, key, ZC_FAILED_GETFREEPAGES);
     }
@@ -227,7 +227,7 @@ static int put_finish(zc_pool *pool, const struct put *put)
     shard->stats.kept_rejected += made.kind == ZC_ENTRY_RAW;
     shard->stats.puts++;
     shard->stats.stored_puts++;
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
 
     zc_entry_release(pool, &old);
     return ZC_STORED;

@@ -6,7 +6,8 @@
  *   zc_store.pools_lock         names and ids of pools
  *   zc_writeback.running        one writeback of a pool at a time
  *   zc_pool.compact_lock        one compaction of a pool at a time
- *   zc_shard.lock               one shard of a pool's index, and its share of the counters
+ *   zc_shard.lock               one shard of a pool's index, and its share of the counters; shared by
+ *                               gets
  *   zc_writeback.lock           a pool's backing store does not go away
  *   zc_codecs.lock              the codecs of a pool, and the states that are lent
  *   zc_store.dictionaries_lock

@@ -118,7 +118,7 @@ static struct zc_entry *lock_same(zc_pool *pool, const struct flight *flight,
     if (entry && entry->kind == copied->kind && entry->word == copied->word)
         return entry;
     if (entry)
-        pthread_mutex_unlock(&(*shard)->lock);
+        zc_shard_unlock(*shard);
     return NULL;
 }
 
@@ -138,7 +138,7 @@ static void land(struct round *round, const struct flight *flight, zc_place plac
     *entry = zc_written_entry(&flight->record, old.codec, place);
     zc_entry_account(pool, shard, entry, 1); /* first: the codec stays in use */
     zc_entry_account(pool, shard, &old, -1);
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
     zc_entry_release(pool, &old);
     round->sums.pages++;
 }
@@ -179,7 +179,7 @@ static int copy_zpage(struct round *round, zc_handle handle, uint64_t owner)
         return 0;
 
     int error = add(round, owner, object, entry);
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
     return error;
 }
 
@@ -242,7 +242,7 @@ static bool moved(void *arg, const struct zc_record *record, zc_place from, zc_p
     struct zc_backing *store = atomic_load(&pool->writeback.store);
     uint16_t live = 0;
 
-    pthread_mutex_lock(&shard->lock);
+    zc_shard_lock(shard);
     for (unsigned i = 0; i < record->pages; i++) {
         struct zc_entry *entry = zc_index_find(&shard->index, record->object, record->index + i);
         if (!entry || !zc_entry_is_written(entry) || zc_written_place(entry) != from)
@@ -252,7 +252,7 @@ static bool moved(void *arg, const struct zc_record *record, zc_place from, zc_p
     }
     if (live)
         zc_backing_move(store, from, to, record->size, live);
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
     return live != 0;
 }
 
@@ -338,11 +338,11 @@ static void note(zc_pool *pool, const struct round *round, int error)
     } else if (round->sums.pages) {
         mine->delay = mine->retry_at = 0;
     }
-    pthread_mutex_lock(&shard->lock);
+    zc_shard_lock(shard);
     shard->stats.writeback_frames += round->sums.frames;
     shard->stats.writeback_pages += round->sums.pages;
     shard->stats.writeback_errors += is_fault(error);
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
 }
 
 static int begin(zc_pool *pool, struct round **out)
@@ -469,7 +469,7 @@ static int add_owner(struct round *round, uint64_t owner)
         return 0;
 
     int error = add(round, owner, object, entry);
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
     return error;
 }
 

@@ -409,10 +409,10 @@ static void do_where(zc_pool *pool, const struct words *words)
     uint32_t index = (uint32_t)number(words->word[3]);
     struct zc_shard *shard = zc_shard_of(pool, object, index);
 
-    pthread_mutex_lock(&shard->lock);
+    zc_shard_lock(shard);
     const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
     printf("%s", kinds[entry ? entry->kind : ZC_ENTRY_EMPTY]);
-    pthread_mutex_unlock(&shard->lock);
+    zc_shard_unlock(shard);
 }
 
 static void do_restart(struct driver *driver, const struct words *words)
