@@ -25,6 +25,8 @@ FEW_CORPORA = ("chromium", "java")
 """For what hardly depends on the pages."""
 COMPACTED = 200_000
 """Pages."""
+STORE = Path("build/backing.store")
+"""Of a backing store; it should be on a disk."""
 
 
 def measured(files: Sequence[Path]) -> Facts:
@@ -44,6 +46,7 @@ def measured(files: Sequence[Path]) -> Facts:
         allocator: {file.stem: measure("reclaim", file, allocator=allocator) for file in files}
         for allocator in ALLOCATORS
     }
+    facts["backing"] = {file.stem: backing(file) for file in files if file.stem in FEW_CORPORA}
     facts["entropy"] = {file.stem: measure("entropy", file) for file in files}
     facts["corpora"] = {file.stem: beside_codec(file) for file in files}
     facts["used"] = {allocator: used(files[0], allocator) for allocator in ALLOCATORS}
@@ -79,6 +82,13 @@ def two_threads(file: Path, allocator: str) -> Facts:
 def compact(file: Path) -> Facts:
     say(f"{file.stem}: compaction")
     return medians(measure("compact", file, allocator="zsmalloc", rounds=FEW_ROUNDS, many=COMPACTED))
+
+
+def backing(file: Path) -> Facts:
+    """Medians, and our speed's ratio to fio's."""
+    say(f"{file.stem}: a backing store beside fio")
+    facts = measure("backing", file, device=STORE, rounds=FEW_ROUNDS)
+    return medians(facts) | {f"{who}_ratio": ratio(facts[f"{who}_mbs"], facts["fio_mbs"]) for who in ("one", "two")}
 
 
 def beside_codec(file: Path) -> Facts:

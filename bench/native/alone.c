@@ -77,6 +77,11 @@ uint32_t alone_size(const struct alone *alone, size_t page)
     return alone->sizes[page];
 }
 
+const char *alone_bytes(const struct alone *alone)
+{
+    return alone->bytes;
+}
+
 void codecs(const struct options *options)
 {
     (void)options;

@@ -20,7 +20,7 @@ struct options {
     size_t most; /* pages; of a longer file it takes so many, evenly */
     const char *allocator, *codec;
     bool checksums, ephemeral;
-    const char *device; /* zram */
+    const char *device; /* zram; backing: a file that is made */
     bool only_device;
     const char *dir, *pool; /* socket */
     uint64_t few, many;     /* scale, compact */
@@ -37,6 +37,7 @@ void compact(const struct options *options);
 void sizes(const struct options *options);
 void reclaim(const struct options *options);
 void entropy(const struct options *options);
+void backing(const struct options *options);
 void codecs(const struct options *options);
 
 /* ---- common.c: the process, its clock, its output ---- */
@@ -101,6 +102,7 @@ double alone_put(struct alone *alone, const struct pages *pages);
 /* To `slots` pages in turns. */
 double alone_get(const struct alone *alone, const struct pages *pages, char *room, size_t slots);
 uint32_t alone_size(const struct alone *alone, size_t page); /* bytes, once it was put */
+const char *alone_bytes(const struct alone *alone);          /* the packed buffer */
 
 /* ---- instore.c: the store ---- */
 

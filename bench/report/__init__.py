@@ -4,7 +4,18 @@
 from bench.measure import Facts
 
 from .aims import aims, aims_table
-from .sections import beside_codec, compaction, entropy, reclaim, scale, sizes, threads, through_socket, used_bytes
+from .sections import (
+    backing,
+    beside_codec,
+    compaction,
+    entropy,
+    reclaim,
+    scale,
+    sizes,
+    threads,
+    through_socket,
+    used_bytes,
+)
 from .zram import beside_zram
 
 HEAD = """# Benchmarks
@@ -33,6 +44,7 @@ def render(facts: Facts) -> str:
         threads(facts),
         compaction(facts),
         reclaim(facts),
+        backing(facts),
         sizes(facts),
         entropy(facts),
         beside_codec(facts),

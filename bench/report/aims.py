@@ -97,7 +97,16 @@ def memory(facts: Facts) -> list[Aim]:
         for size, f in by_size.items()
     }
     frames = {corpus: f["after_ratio"] for corpus, f in facts["compact"].items()}
+    backing = facts["backing"]
+    written = {
+        f"{corpus}, {when}": f[f"{what}_written"]
+        for corpus, f in backing.items()
+        for what, when in (("filling", "filling"), ("again", "half freed"))
+    }
+    speed = {corpus: f["two_ratio"] for corpus, f in backing.items()}
     return [
+        Aim("speed of writeback, of fio's", 0.8, speed, 0.9, at_least=True),
+        Aim("bytes written a byte evicted, cleaning apart", 1.05, written),
         Aim("index and metadata a page, bytes", 40, metadata, 32),
         Aim("frames to bytes left, compacted", 1.1, frames),
         Aim("used_bytes against the OS, %", 2, difference),

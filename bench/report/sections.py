@@ -35,6 +35,19 @@ the others. Pages left are given for each frame left.
 
 """
 
+BACKING = """
+## Writeback
+
+`zc_bench backing`, {few_rounds} rounds: zpages that were compressed before, into a packed backing store of
+{store_mib} MiB, in batches of 1 MiB, beside `fio` (psync) on the same file with the same block size, {direct}. *One*
+thread fills a batch, then writes it; of *two*, one fills while the other writes. Speed is that of the zpages' bytes
+alone. Aim: two at least 0.8 of fio. *Read*: one zpage, at random.
+
+What is written in all for each byte of zpages evicted: while the store was *filled*; and *again*, after a random half
+was freed, for three quarters as many. Aim: at most 1.05. *Cleaned* comes on top: what cleaning wrote for the latter.
+
+"""
+
 SIZES = """
 ## How many frames
 
@@ -156,6 +169,18 @@ def reclaim(facts: Facts) -> str:
         "pages a frame",
     ]
     return RECLAIM + table(heads, rows, left=2)
+
+
+def backing(facts: Facts) -> str:
+    rows = []
+    for corpus, f in facts["backing"].items():
+        row = [corpus, *(f"{f[f'{who}_mbs']:.0f}" for who in ("fio", "one")), times(f["one_ratio"])]
+        row += [f"{f['two_mbs']:.0f}", times(f["two_ratio"]), us(f["read_ns"])]
+        rows.append([*row, *(f"{f[what]:.3f}" for what in ("filling_written", "again_written", "cleaned"))])
+    one = next(iter(facts["backing"].values()))
+    direct = "O_DIRECT both" if one["is_direct"] else "without O_DIRECT, which the file system does not have"
+    heads = ["corpus", "fio, MB/s", "one", "ratio", "two", "ratio", "read, µs", "filled", "again", "cleaned"]
+    return BACKING.format(**facts, store_mib=one["store_bytes"] >> 20, direct=direct) + table(heads, rows)
 
 
 def sizes(facts: Facts) -> str:

@@ -72,7 +72,7 @@ struct zc_io {
     int (*sync)(void *arg, int fd); /* fdatasync */
     int (*extend)(void *arg, int fd,
                   uint64_t size); /* a file, with its space reserved if it can be */
-    int (*zero)(void *arg, int fd, uint64_t at, uint64_t size);    /* -EOPNOTSUPP: write zeros */
+    int (*zero)(void *arg, int fd, uint64_t at, uint64_t size);    /* -ENOTSUP: write zeros */
     int (*discard)(void *arg, int fd, uint64_t at, uint64_t size); /* the contents are not needed */
 };
 
@@ -97,7 +97,7 @@ struct zc_backing_config {
  *
  * -EBUSY: in use; -EEXIST: holds something else; -EINVAL: another pool's, page size, layout or size, or
  * neither file nor device, or a new file without a size; -EUCLEAN: its superblocks are damaged; -ESTALE: not stopped
- * cleanly, and this is another boot, or its last words could not be written; -EOPNOTSUPP:
+ * cleanly, and this is another boot, or its last words could not be written; -ENOTSUP:
  * must_be_direct, and it is not; -ENOSPC: too small; -ENOMEM; or what the system says. `why` (never NULL)
  * gets one line that names the path and the way out.
  */

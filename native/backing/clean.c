@@ -40,7 +40,7 @@ static uint32_t choose(struct zc_backing *backing)
     pthread_mutex_lock(&backing->lock);
     for (uint32_t i = 0; i < backing->geometry.count; i++) {
         const struct zc_segment *segment = &backing->segments[i];
-        if (segment->state != ZC_SEGMENT_FULL || segment->is_stuck || segment->live_bytes >= best)
+        if (segment->state != ZC_SEGMENT_FULL || segment->is_dense || segment->live_bytes >= best)
             continue;
         chosen = i;
         best = segment->live_bytes;
@@ -59,7 +59,7 @@ static uint32_t free_segments(struct zc_backing *backing)
     return count;
 }
 
-/* Is it empty now? If not, though all went well, something in it is damaged: it is not chosen again. */
+/* Is it empty now? If not, though all went well, something in it is damaged: not to be tried again. */
 static bool end_of(struct zc_backing *backing, uint32_t number, int error)
 {
     struct zc_segment *segment = &backing->segments[number];
@@ -67,7 +67,7 @@ static bool end_of(struct zc_backing *backing, uint32_t number, int error)
     pthread_mutex_lock(&backing->lock);
     atomic_fetch_sub(&segment->readers, 1);
     bool is_empty = segment->live == 0;
-    segment->is_stuck = !is_empty && !error;
+    segment->is_dense = !is_empty && !error;
     pthread_mutex_unlock(&backing->lock);
     return is_empty;
 }

@@ -132,7 +132,7 @@ struct zc_segment {
     uint16_t live;       /* records */
     uint8_t state;
     bool is_discarded; /* there is nothing in it to be discarded */
-    bool is_stuck;     /* cleaning could not empty it */
+    bool is_dense;     /* cleaning gains nothing until something more of it dies */
 };
 
 /* In place, of each page. */

@@ -178,6 +178,7 @@ static int packed_commit(struct zc_batch *batch, zc_place *places)
     segment->slots = (uint16_t)(batch->first + batch->count);
     segment->live = (uint16_t)(segment->live + batch->count);
     segment->live_bytes += (uint32_t)batch->bytes;
+    segment->is_dense |= batch->is_cleaning;
     pthread_mutex_unlock(&backing->lock);
     return 0;
 }
@@ -287,6 +288,7 @@ static void packed_gone(struct zc_backing *backing, zc_place place, uint32_t siz
     ZC_ASSERT(segment->live > 0 && segment->live_bytes >= size);
     segment->live--;
     segment->live_bytes -= size;
+    segment->is_dense = false;
     if (segment->state == ZC_SEGMENT_FULL && segment->live == 0) {
         segment->state = ZC_SEGMENT_FREE;
         backing->free_segments++;

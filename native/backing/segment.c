@@ -112,7 +112,7 @@ static bool renew(struct zc_backing *backing, struct zc_segment *segment)
     segment->fill = segment->live_bytes = 0;
     segment->slots = 0;
     segment->state = ZC_SEGMENT_OPEN;
-    segment->is_discarded = segment->is_stuck = false;
+    segment->is_discarded = segment->is_dense = false;
     backing->free_segments--;
     return true;
 }

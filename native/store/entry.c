@@ -235,15 +235,16 @@ static int make_room(struct zc_reader *reader, size_t size)
     return reader->room ? 0 : -ENOMEM;
 }
 
-void zc_reader_fetch(struct zc_reader *reader, struct zc_backing *store, uint64_t object,
-                     const struct zc_entry *entry)
+void zc_reader_fetch(struct zc_reader *reader, uint64_t object, const struct zc_entry *entry)
 {
     struct zc_record record = zc_written_record(object, entry);
+    struct zc_backing *store = zc_writeback_enter(reader->pool);
 
     reader->error = store ? make_room(reader, record.size) : -EIO;
     if (!reader->error)
         reader->error =
             zc_backing_read(store, zc_written_place(entry), &record, reader->room, &reader->record);
+    zc_writeback_leave(reader->pool);
 }
 
 static int load_written(struct zc_reader *reader, const struct zc_entry *entry, void *page)

@@ -96,10 +96,9 @@ struct zc_reader {
     int error;          /* or why not */
 };
 
-/* Reads the record of a written page from `store` (NULL: there is none any more), with no lock held:
- * the entry is to be looked for again. */
-void zc_reader_fetch(struct zc_reader *reader, struct zc_backing *store, uint64_t object,
-                     const struct zc_entry *entry);
+/* Reads the record of a written page. No lock is held: the entry, of which this is a copy, may be another by
+ * the end. */
+void zc_reader_fetch(struct zc_reader *reader, uint64_t object, const struct zc_entry *entry);
 /* Makes the page of an entry whose shard is locked; a written one was fetched. 0, -EIO: damaged, or
  * -ENOMEM. */
 int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *page);

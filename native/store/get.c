@@ -24,8 +24,8 @@ struct gets {
     struct zc_shard *shards[AHEAD]; /* of key i: at i % AHEAD */
     struct zc_shard *locked;        /* NULL: none */
     struct zc_entry *entry, *next;  /* of this page, and of the next; NULL: not looked for */
-    /* Since `locked` was: */
-    unsigned count_gets, count_found, count_damaged, count_written, count_read_errors;
+    unsigned count_gets, count_found, count_damaged; /* since `locked` was */
+    unsigned count_written, count_unread;
 };
 
 static void lock(struct gets *gets, struct zc_shard *shard)
@@ -54,7 +54,7 @@ static void unlock(struct gets *gets)
     add(&shard->gets_found, &gets->count_found);
     add(&shard->damaged, &gets->count_damaged);
     add(&shard->written_gets, &gets->count_written);
-    add(&shard->read_errors, &gets->count_read_errors);
+    add(&shard->read_errors, &gets->count_unread);
     zc_shard_unlock(shard);
     gets->locked = NULL;
     gets->entry = gets->next = NULL;
@@ -69,10 +69,8 @@ static struct zc_entry *fetch(struct gets *gets, const struct zc_key *key, struc
 
     do {
         before = *entry;
-        struct zc_backing *store = zc_writeback_enter(gets->pool);
         unlock(gets);
-        zc_reader_fetch(&gets->reader, store, key->object, &before);
-        zc_writeback_leave(gets->pool);
+        zc_reader_fetch(&gets->reader, key->object, &before);
         lock(gets, shard);
         entry = zc_index_find(&shard->index, key->object, key->index);
     } while (entry && zc_entry_is_written(entry) && entry->word != before.word);
@@ -83,9 +81,8 @@ static int get_one(struct gets *gets, size_t i, void *page)
 {
     zc_pool *pool = gets->pool;
     const struct zc_key *key = &gets->keys[i];
-    struct zc_shard *shard = gets->locked;
     struct zc_entry *entry =
-        gets->entry ? gets->entry : zc_index_find(&shard->index, key->object, key->index);
+        gets->entry ? gets->entry : zc_index_find(&gets->locked->index, key->object, key->index);
 
     gets->count_gets++;
     if (entry && zc_entry_is_written(entry))
@@ -96,13 +93,13 @@ static int get_one(struct gets *gets, size_t i, void *page)
     int error = zc_entry_load(&gets->reader, entry, page);
     gets->count_damaged += error == -EIO && !is_written;
     gets->count_written += is_written;
-    gets->count_read_errors += error == -EIO && is_written;
+    gets->count_unread += error == -EIO && is_written;
     if (error)
         return error;
 
     gets->count_found++;
     if (gets->takes_away) {
-        struct zc_entry gone = zc_entry_take_out(pool, shard, key->object, entry);
+        struct zc_entry gone = zc_entry_take_out(pool, gets->locked, key->object, entry);
         unlock(gets);
         zc_pool_freed(pool, zc_entry_release(pool, &gone));
     } else if (!gets->is_peek && zc_entry_has_zpage(entry)) {

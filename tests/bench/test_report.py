@@ -48,6 +48,7 @@ def test_every_section_has_its_rows(facts: Facts) -> None:
         "Two threads",
         "Compaction",
         "Reclaim",
+        "Writeback",
         "How many frames",
         "The entropy gate",
         "In process, against the codec alone",

@@ -18,7 +18,8 @@ enum faulty_call {
     FAULTY_OPEN,
     FAULTY_PREAD,
     FAULTY_PWRITEV,
-    FAULTY_META, /* a pwritev of less than 64 KiB not aligned to a block: words */
+    FAULTY_META, /* a pwritev of no whole blocks: words */
+    FAULTY_DATA, /* a pwritev of whole blocks: records; superblocks */
     FAULTY_SYNC,
     FAULTY_EXTEND,
     FAULTY_ZERO,
@@ -28,7 +29,7 @@ enum faulty_call {
 };
 
 static const char *const faulty_names[FAULTY_CALLS] = {
-    "open", "pread", "pwritev", "meta", "sync", "extend", "zero", "discard", "cached"};
+    "open", "pread", "pwritev", "meta", "data", "sync", "extend", "zero", "discard", "cached"};
 
 static struct {
     struct {
@@ -157,8 +158,8 @@ static ssize_t faulty_pwritev(void *arg, int fd, const struct iovec *iov, int co
         _exit(FAULTY_EXIT);
     }
     int fault = faulty_next(FAULTY_PWRITEV);
-    if (!fault && is_meta)
-        fault = faulty_next(FAULTY_META);
+    if (!fault)
+        fault = faulty_next(is_meta ? FAULTY_META : FAULTY_DATA);
     if (fault == FAULTY_SHORT)
         return faulty_part(arg, fd, iov, count, at);
     return fault ? fault : zc_system_io.pwritev(arg, fd, iov, count, at);

@@ -63,6 +63,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Of each pool, the keys that were put, stored or not: what is drawn must not hang on a full store's whims."""
         self.sizes: dict[tuple[str, str], int] = {}
         """What contents compress to by each codec: the same at every put."""
+        self.wrote = False
+        """Pages to a backing store, perhaps, since the start."""
         self.limited = False
         self.limit = 0
         """Set by a rule; 0: the default, which is not reached."""
@@ -168,6 +170,7 @@ class StoreMachine(RuleBasedStateMachine):
         used = self.driver.totals()["used_bytes"]
         answer = self.driver.ask("put", pool, *key, content)
         if answer.split()[0] in FULL and self.model[pool].params["zv_page_count_policy_percent"]:
+            used = max(used, self.driver.totals()["used_bytes"])  # a codec's first put makes its state
             extent = 8 if self.model[pool].allocator == "zsmalloc" else 1
             assert used + (extent + 3) * self.page_size + SLACK > self.limit > 0
         self.check_put(pool, key, content, answer)
@@ -320,14 +323,15 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data())
     def take_backing_away(self, data: st.DataObject) -> None:
+        """Not while pages are in it. In the end it is gone, so that what is drawn later hangs on no whims."""
         pool = self.a_pool(data)
         model = self.model[pool]
-        answer = self.driver.ask("backing", pool, "none")
-        if any(held.kind == "written" for held in model.pages.values()):
-            assert answer.startswith("err EBUSY")
-        else:
-            assert answer == "ok"
-            model.backing, model.in_place = "", None
+        if model.stats()["written_pages"]:
+            assert self.driver.ask("backing", pool, "none").startswith("err EBUSY")
+            for object_id in OBJECTS:
+                assert self.driver.ask("flobj", pool, object_id) == model.flush_object(object_id)
+        assert self.driver.ask("backing", pool, "none") == "ok"
+        model.backing, model.in_place = "", None
 
     def a_written_pool(self, data: st.DataObject) -> str:
         backed = sorted(name for name, pool in self.model.items() if pool.backing)
@@ -357,6 +361,7 @@ class StoreMachine(RuleBasedStateMachine):
     def do_write_back(self, pool: str, frames: int) -> tuple[int, str]:
         """Frames freed, and how it ended; the model learns which pages went."""
         model, before = self.model[pool], self.driver.stats(pool)
+        self.wrote |= bool(model.backing and self.tried[pool])
         _, freed, _, pages, said = self.driver.ask("writeback", pool, frames).split()
         after = self.driver.stats(pool)
         assert int(freed) == before["frames"] - after["frames"]
@@ -384,7 +389,7 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             assert answer == self.model[pool].get(key, peek=peek)
 
-    @precondition(lambda self: any(pool.stats()["written_pages"] for pool in self.model.values()))
+    @precondition(lambda self: self.wrote)
     @rule(save=st.booleans())
     def restart(self, save: bool) -> None:
         """A clean stop brings everything back that found a place; else what was written comes back."""
@@ -394,13 +399,15 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.driver.ask("reserve", 0) == "ok"
         self.limit = 0
         assert self.driver.ask("dictionary", 5, 3000) == "id 1"
-        before, self.model = self.model, {}
+        before, self.model, self.wrote = self.model, {}, False
+        tried = self.tried.copy()
         self.tried.clear()
         pages = there = 0
         for name, old in before.items():
             if old.backing:
                 pages += len(old.pages)
                 there += self.come_back(name, old, save)
+                self.tried[name] = tried[name]
         assert not save or (int(saved), int(lost)) == (there, pages - there)
 
     def come_back(self, name: str, old: Pool, save: bool) -> int:
@@ -417,7 +424,6 @@ class StoreMachine(RuleBasedStateMachine):
                 continue
             assert where == "written"
             model.pages[key] = held
-            self.tried[name].add(key)
             if held.kind != "written":
                 assert save
                 model.leave(key)

@@ -11,7 +11,7 @@ import pytest
 from tests.native.driver import program
 
 SEEDS = Path(__file__).with_name("seeds")
-RUNS = {"control": 20000, "data": 6000, "codec": 6000}
+RUNS = {"control": 20000, "data": 6000, "codec": 6000, "backing": 6000}
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 
 

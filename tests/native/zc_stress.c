@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * zc_stress THREADS OPS SEED PAGE_SIZE LIMIT: threads put, get and flush in a pool of their own and in
- * shared ones, which are destroyed and made again meanwhile, in both allocators; thresholds and codecs
- * change, pools are compacted, the coldest frames reclaimed, counters read, everything checked. Each
+ * zc_stress THREADS OPS SEED PAGE_SIZE LIMIT DIR: threads put, get and flush in a pool of their own and
+ * in shared ones, which are destroyed and made again meanwhile, in both allocators; thresholds and codecs
+ * change, pools are compacted, the coldest frames reclaimed, or written to stores in DIR that are a
+ * little larger than what is live in them, counters read, everything checked. Each
  * page says its key and version, so a get that finds another page's bytes, or torn ones, is seen; of its
  * own pool a thread knows every page that must be there, and its version. Prints one line and ends with
  * 0, or says what broke.
@@ -22,14 +23,16 @@
 #define INDEXES 300
 #define BATCH 16
 #define SHARED 4
+#define STORE_PAGES 1500 /* of a backing store */
 
 static const char *const shared[SHARED] = {"pbshared", "pzshared", "ebshared", "ezshared"};
 
 struct worker {
     zc_store *store;
+    const char *directory; /* of backing stores */
     pthread_t thread;
     unsigned number, ops;
-    uint64_t random, found;
+    uint64_t random, found, written;
     char own[16];                       /* the pool that nobody else uses */
     uint64_t version[OBJECTS][INDEXES]; /* of its pages, 0: not there */
 };
@@ -94,6 +97,24 @@ static void check_stats(zc_pool *pool)
         broken("more found than asked for");
 }
 
+/* A shared pool's may still be another's, which is being destroyed. */
+static void set_backing(struct worker *worker, zc_pool *pool)
+{
+    const char *name = zc_pool_name(pool);
+    bool is_own = strcmp(name, worker->own) == 0;
+    char path[512], why[256];
+    struct zc_pool_backing backing = {
+        .path = path,
+        .layout = is_own && name[1] == 'z' ? "in_place" : "packed",
+        .size = (uint64_t)STORE_PAGES * zc_store_page_size(worker->store) + (8u << 20),
+        .reset = true,
+    };
+
+    snprintf(path, sizeof(path), "%s/%s", worker->directory, name);
+    if (zc_pool_set_backing(pool, &backing, why, sizeof(why)) != 0 && is_own)
+        broken(why);
+}
+
 /* The named pool, made if it is not there; the name's first two letters say what it is. */
 static zc_pool *pool_of(struct worker *worker, const char *name)
 {
@@ -102,9 +123,13 @@ static zc_pool *pool_of(struct worker *worker, const char *name)
                                     .allocator = name[1] == 'z' ? "zsmalloc" : "zbud"};
     zc_pool *pool = NULL;
 
-    while (zc_pool_find(worker->store, name, &pool) != 0 &&
-           zc_pool_create(worker->store, &config, &pool) != 0)
-        ;
+    while (zc_pool_find(worker->store, name, &pool) != 0) {
+        if (zc_pool_create(worker->store, &config, &pool) != 0)
+            continue;
+        if (config.kind == ZC_PERSISTENT)
+            set_backing(worker, pool);
+        break;
+    }
     return pool;
 }
 
@@ -213,6 +238,16 @@ static void reclaim_some(struct worker *worker, zc_pool *pool, size_t size)
         broken("reclaim failed");
 }
 
+static void write_back(struct worker *worker, zc_pool *pool)
+{
+    struct zc_written_back done;
+    int error = zc_pool_writeback(pool, 1 + next(worker) % 64, &done);
+
+    if (error && error != -ENOENT && error != -ENXIO && error != -ENOSPC)
+        broken("writeback failed");
+    worker->written += done.pages;
+}
+
 static void check_all(zc_store *store)
 {
     char why[256];
@@ -251,8 +286,10 @@ static void step(struct worker *worker, const char *const names[SHARED + 1], cha
         flush_some(worker, pool);
     else if (what < 975)
         zc_pool_set_param(pool, "zv_max_zsize", next(worker) % 2 ? "7/8" : "5/8");
-    else if (what < 988)
+    else if (what < 983)
         empty_frames(worker, pool, size);
+    else if (what < 988)
+        write_back(worker, pool);
     else if (what < 995)
         check_stats(pool);
     else if (strcmp(zc_pool_name(pool), worker->own) != 0)
@@ -293,18 +330,18 @@ static void check_end(zc_store *store, const struct worker *workers, unsigned th
     }
     zc_store_get_stats(store, &stats);
     if (stats.pools || stats.frames || stats.reserve_frames || stats.pers_zpages ||
-        stats.eph_zpages)
+        stats.eph_zpages || stats.written_pages)
         broken("something is held by no pool");
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 6) {
-        fprintf(stderr, "usage: zc_stress THREADS OPS SEED PAGE_SIZE LIMIT\n");
+    if (argc != 7) {
+        fprintf(stderr, "usage: zc_stress THREADS OPS SEED PAGE_SIZE LIMIT DIR\n");
         return 2;
     }
     unsigned threads = (unsigned)atoi(argv[1]), ops = (unsigned)atoi(argv[2]);
-    uint64_t seed = strtoull(argv[3], NULL, 10), found = 0;
+    uint64_t seed = strtoull(argv[3], NULL, 10), found = 0, written = 0;
     struct zc_store_config config = {.page_size = (uint32_t)atoi(argv[4]),
                                      .limit = strtoull(argv[5], NULL, 10)};
     struct worker *workers = calloc(threads, sizeof(*workers));
@@ -314,6 +351,7 @@ int main(int argc, char **argv)
         return 1;
     for (unsigned i = 0; i < threads; i++) {
         workers[i].store = store;
+        workers[i].directory = argv[6];
         workers[i].number = i;
         workers[i].ops = ops;
         workers[i].random = zc_mix64(seed + i);
@@ -322,10 +360,12 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < threads; i++) {
         pthread_join(workers[i].thread, NULL);
         found += workers[i].found;
+        written += workers[i].written;
     }
     check_end(store, workers, threads);
-    printf("%u threads, %u operations each, %" PRIu64 " pages checked\n", threads, ops, found);
+    printf("%u threads, %u operations each, %" PRIu64 " pages checked, %" PRIu64 " written back\n",
+           threads, ops, found, written);
     zc_store_destroy(store);
     free(workers);
-    return found ? 0 : 1;
+    return found && written ? 0 : 1;
 }
