@@ -326,7 +326,7 @@ static void print_wear(struct run *run)
 
 static void compress(struct run *run)
 {
-    run->alone = alone_new(run->options->codec, &run->pages);
+    run->alone = alone_new(run->options->codec, &run->pages, ALONE_PACKED);
     alone_put(run->alone, &run->pages);
     run->zpages = get_memory(run->pages.count * sizeof(*run->zpages));
     const char *at = alone_bytes(run->alone);
