@@ -336,12 +336,12 @@ static size_t frames_of(zc_pool *pool)
 static int run_round(struct round *round, size_t frames)
 {
     zc_pool *pool = round->pool;
-    struct zc_alloc_stats warm;
+    struct zc_tier warm = zc_tier(pool, 0);
     size_t before = frames_of(pool);
     int error = 0;
 
-    pool->alloc_ops->get_stats(pool->alloc, &warm);
-    for (size_t tries = warm.frames; !error && tries > 0 && round->sums.frames < frames; tries--) {
+    for (size_t tries = zc_tier_frames(&warm); !error && tries > 0 && round->sums.frames < frames;
+         tries--) {
         error = recompress_unit(round);
         size_t now = frames_of(pool);
         round->sums.frames = now < before ? before - now : 0;

@@ -212,6 +212,14 @@ static bool drop_zpage(struct reclaim *reclaim, const struct zc_tier *tier, zc_h
     return all;
 }
 
+/* Frames that a tier has fewer than before. An extent's other parts free frames elsewhere. */
+static int64_t fewer(const struct zc_tier *tier, size_t before)
+{
+    size_t now = zc_tier_frames(tier);
+
+    return now < before ? (int64_t)(before - now) : 0;
+}
+
 /* Frames freed; -1: there is none to be had. What has to stay counts as young from now on, so that the
  * next one is another. */
 static int64_t reclaim_one(struct reclaim *reclaim, const struct zc_tier *tier)
@@ -219,6 +227,7 @@ static int64_t reclaim_one(struct reclaim *reclaim, const struct zc_tier *tier)
     const struct zc_alloc_ops *ops = tier->ops;
     void *alloc = tier->alloc;
     uint32_t isolated = ops->isolate(alloc, ZC_ISOLATE_COLDEST);
+    size_t before = tier->is_cold ? zc_tier_frames(tier) : 0;
     zc_handle at = 0;
     uint64_t owner;
 
@@ -228,16 +237,14 @@ static int64_t reclaim_one(struct reclaim *reclaim, const struct zc_tier *tier)
         if (!drop_zpage(reclaim, tier, at, owner))
             ops->touch(alloc, at, zc_pool_tick(reclaim->pool));
     }
-    return (int64_t)ops->release(alloc, isolated);
+    int64_t freed = (int64_t)ops->release(alloc, isolated);
+    return tier->is_cold ? fewer(tier, before) : freed;
 }
 
 /* Once each frame was tried, those that stay are all there is. */
 static void reclaim_tier(struct reclaim *reclaim, const struct zc_tier *tier, size_t frames)
 {
-    struct zc_alloc_stats stats;
-
-    tier->ops->get_stats(tier->alloc, &stats);
-    for (size_t tries = stats.frames; tries > 0 && reclaim->sums.frames < frames; tries--) {
+    for (size_t tries = zc_tier_frames(tier); tries > 0 && reclaim->sums.frames < frames; tries--) {
         int64_t freed = reclaim_one(reclaim, tier);
         if (freed < 0)
             break;

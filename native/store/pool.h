@@ -140,6 +140,8 @@ static inline struct zc_tier zc_tier(zc_pool *pool, unsigned which)
     return (struct zc_tier){&zc_zsmalloc_ops, atomic_load(&pool->cold), true};
 }
 
+/* Held now; 0 of a tier that is not there. */
+size_t zc_tier_frames(const struct zc_tier *tier);
 /* Of all tiers. */
 void zc_pool_alloc_stats(zc_pool *pool, struct zc_alloc_stats *out);
 

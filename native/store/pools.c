@@ -220,6 +220,15 @@ static void shard_stats(const struct zc_shard *shard, struct zc_pool_stats *out)
     out->read_errors = shard->read_errors;
 }
 
+size_t zc_tier_frames(const struct zc_tier *tier)
+{
+    struct zc_alloc_stats stats = {0};
+
+    if (tier->alloc)
+        tier->ops->get_stats(tier->alloc, &stats);
+    return stats.frames;
+}
+
 void zc_pool_alloc_stats(zc_pool *pool, struct zc_alloc_stats *out)
 {
     *out = (struct zc_alloc_stats){0};
@@ -234,20 +243,11 @@ void zc_pool_alloc_stats(zc_pool *pool, struct zc_alloc_stats *out)
     }
 }
 
-static size_t cold_frames(zc_pool *pool)
-{
-    struct zc_tier cold = zc_tier(pool, 1);
-    struct zc_alloc_stats stats = {0};
-
-    if (cold.alloc)
-        cold.ops->get_stats(cold.alloc, &stats);
-    return stats.frames;
-}
-
 void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out)
 {
     enum { FIELDS = sizeof(*out) / sizeof(uint64_t) };
     _Static_assert(sizeof(*out) == FIELDS * sizeof(uint64_t), "only counters");
+    struct zc_tier cold = zc_tier(pool, 1);
     struct zc_alloc_stats alloc;
     uint64_t sums[FIELDS] = {0};
     union {
@@ -266,7 +266,7 @@ void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out)
 
     zc_pool_alloc_stats(pool, &alloc);
     out->frames = alloc.frames;
-    out->cold_frames = cold_frames(pool);
+    out->cold_frames = zc_tier_frames(&cold);
     out->metadata_bytes = sizeof(*pool) + alloc.metadata_bytes + pool->metadata_bytes;
     out->used_bytes = out->frames * pool->store->page_size + out->metadata_bytes;
     zc_writeback_get_stats(pool, out);

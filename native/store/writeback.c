@@ -202,18 +202,21 @@ static void land(struct round *round, const struct flight *flight, zc_place plac
 
 /* ---- a batch ---- */
 
-static void release_units(struct round *round)
+static size_t release_units(struct round *round)
 {
     const struct zc_tier *tier = &round->tier;
+    size_t freed = 0;
 
     for (size_t i = 0; i < round->copied; i++)
-        round->sums.frames += tier->ops->release(tier->alloc, round->units[i]);
+        freed += tier->ops->release(tier->alloc, round->units[i]);
     round->copied = 0;
+    return freed;
 }
 
 /* What was copied is written. 0, or -errno: pages may still be in memory. */
 static int write_batch(struct round *round)
 {
+    size_t before = zc_tier_frames(&round->tier);
     int error = round->count ? zc_batch_commit(round->batch, round->places) : 0;
 
     if (!error && round->count) {
@@ -225,7 +228,10 @@ static int write_batch(struct round *round)
         error = zc_batch_settle(round->batch);
     }
     round->count = round->bytes = 0;
-    release_units(round);
+    size_t freed = release_units(round), now = zc_tier_frames(&round->tier);
+    if (round->tier.is_cold) /* an extent's other parts free frames elsewhere */
+        freed = now < before ? before - now : 0;
+    round->sums.frames += freed;
     return error;
 }
 
@@ -427,13 +433,11 @@ static int run(struct round *round, size_t frames, bool has_budget)
 static int run_tier(struct round *round, unsigned which, size_t frames)
 {
     struct zc_tier tier = zc_tier(round->pool, which);
-    struct zc_alloc_stats stats;
 
     if (!tier.alloc)
         return 0;
-    tier.ops->get_stats(tier.alloc, &stats);
     round->tier = tier;
-    round->tries = stats.frames;
+    round->tries = zc_tier_frames(&tier);
     int error = run(round, frames, true);
     if (round->unit) /* what is not written of it stays */
         round->sums.frames += tier.ops->release(tier.alloc, round->unit);
