@@ -16,6 +16,8 @@ _AT_MOST = (
     ("flobj_found", "flobj_total"),
     ("dup_puts", "stored_puts"),
     ("kept_rejected", "stored_puts"),
+    ("cold_extents", "cold_pages"),
+    ("cold_frames", "frames"),
 )
 """Pairs of a pool's counters of which the first counts a part of the second."""
 
@@ -65,7 +67,7 @@ def _pools(values: Mapping[str, str]) -> dict[str, dict[str, int]]:
 
 
 def _held(pool: Mapping[str, int]) -> int:
-    return pool["zpages"] + pool["same_filled"] + pool["raw_pages"]
+    return pool["zpages"] + pool["same_filled"] + pool["raw_pages"] + pool["cold_pages"]
 
 
 def wrong_in_pool(pool: Mapping[str, int], page_size: int) -> Iterator[str]:
@@ -103,6 +105,8 @@ def wrong_sums(values: Mapping[str, str]) -> Iterator[str]:
         "eph_pageframes": total("frames", "ephemeral"),
         "same_filled": total("same_filled"),
         "zbytes": total("zbytes"),
+        "cold_pages": total("cold_pages"),
+        "cold_bytes": total("cold_bytes"),
     }
     for name, counted in sums.items():
         yield from _equal(f"stats/{name}", int(values[f"stats/{name}"]), "what the pools have", counted)

@@ -190,7 +190,7 @@ static void land(struct round *round, const struct flight *flight, zc_place plac
         return;
     }
     struct zc_entry old = *entry;
-    *entry = zc_written_entry(&flight->record, old.codec, place);
+    *entry = zc_written_entry(&flight->record, zc_written_codec(&old), place);
     zc_entry_account(pool, shard, entry, 1); /* first: the codec stays in use */
     zc_entry_account(pool, shard, &old, -1);
     zc_extent_leave(pool, shard, &old);
