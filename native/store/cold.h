@@ -16,9 +16,9 @@
 
 #define ZC_EXTENT_PAGES 16u /* at most */
 #define ZC_EXTENT_CLASSES 4u
-#define ZC_COLD_CODEC_MAX 63u /* bytes */
-#define ZC_COLD_CODEC "zstd:3"
-#define ZC_COLD_EXTENT 4u
+#define ZC_COLD_CODEC_MAX 63u  /* bytes */
+#define ZC_COLD_CODEC "zstd:6" /* by zc_bench cold */
+#define ZC_COLD_EXTENT 4u      /* pages; of twice as many a get costs over 4 times a page's */
 
 /* As zc_pool_recompress(). `why` may be NULL. */
 int zc_cold_recompress(zc_pool *pool, size_t frames, struct zc_recompressed *out,

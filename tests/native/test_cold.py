@@ -112,9 +112,10 @@ def test_damage_is_told_and_costs_one_extent(driver: Driver) -> None:
 def test_compaction_moves_parts(driver: Driver) -> None:
     assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
     assert driver.ask("param", "p", "compact_auto", 0) == "ok"
+    assert driver.ask("param", "p", "cold_extent", 2) == "ok"
     put(driver, "p", range(512))
     assert driver.ask("recompress", "p", 10**6).split()[-1] == "ok"
-    for first in range(0, 512, 16):  # three extents of four
+    for first in range(0, 512, 16):  # three of four extents, each of half a page
         for index in range(first, first + 12):
             assert driver.ask("flush", "p", 1, index) == "ok"
     assert int(driver.ask("compact", "p").split()[1]) > 0
