@@ -89,8 +89,8 @@ class StoreMachine(RuleBasedStateMachine):
             for object_id in {key[0] for key in pool.pages}:
                 assert self.driver.ask("flobj", name, object_id) == pool.flush_object(object_id)
             stats = self.driver.stats(name)
-            held = ("zpages", "same_filled", "raw_pages", "zbytes", "frames", "written_pages", "written_bytes")
-            held += ("cold_pages", "cold_extents", "cold_bytes", "cold_frames")
+            held = ["zpages", "same_filled", "raw_pages", "zbytes", "frames", "written_pages", "written_bytes"]
+            held += ["cold_pages", "cold_extents", "cold_bytes", "cold_frames"]
             assert not any(stats[what] for what in held)
         totals = self.driver.totals()
         assert totals["frames"] == totals["reserve_frames"] == 0
