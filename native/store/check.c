@@ -44,7 +44,7 @@ static bool check_entry(void *arg, uint32_t number, const struct zc_entry *entry
     }
     if (zc_entry_is_written(entry))
         return check_written(walk, entry);
-    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry));
     uint32_t high = number << ZC_SHARD_BITS | (uint32_t)(walk->shard - pool->shards);
     if (zc_owner_get(zpage.head) != ((uint64_t)high << 32 | entry->index)) {
         zc_text_add(walk->why, "index %u: its zpage has another owner", entry->index);
@@ -154,7 +154,7 @@ int zc_debug_damage(zc_pool *pool, uint64_t object, uint32_t index)
     zc_shard_lock(shard);
     const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
     if (entry && zc_entry_has_zpage(entry)) {
-        char *bytes = pool->alloc_ops->map(pool->alloc, entry->word).bytes;
+        char *bytes = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry)).bytes;
         bytes[entry->size / 2] ^= 1;
         error = 0;
     }

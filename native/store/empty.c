@@ -34,7 +34,7 @@ static bool move_zpage(zc_pool *pool, zc_handle handle, uint64_t owner, struct s
 
     zc_handle moved = pool->alloc_ops->move(pool->alloc, handle);
     if (moved)
-        entry->word = moved;
+        zc_entry_set_handle(entry, moved);
     zc_shard_unlock(shard);
     if (!moved)
         return false;

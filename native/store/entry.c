@@ -45,7 +45,7 @@ struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
 {
     struct zc_entry *entry = zc_entry_lock_any(pool, owner, shard, object);
 
-    if (!entry || (zc_entry_has_zpage(entry) && entry->word == handle))
+    if (!entry || (zc_entry_has_zpage(entry) && zc_entry_handle(entry) == handle))
         return entry;
     zc_shard_unlock(*shard);
     return NULL;
@@ -120,7 +120,7 @@ size_t zc_entry_release(zc_pool *pool, const struct zc_entry *entry)
 {
     if (!zc_entry_has_zpage(entry))
         return 0;
-    pool->alloc_ops->free(pool->alloc, entry->word);
+    pool->alloc_ops->free(pool->alloc, zc_entry_handle(entry));
     return 1;
 }
 
@@ -277,7 +277,7 @@ int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *
     }
     if (zc_entry_is_written(entry))
         return load_written(reader, entry, page);
-    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry));
     if (entry->is_checked && zc_checksum(zpage.bytes, entry->size) != zpage.head->checksum)
         return -EIO;
     if (entry->kind == ZC_ENTRY_RAW) {

@@ -36,6 +36,32 @@ static inline bool zc_entry_has_zpage(const struct zc_entry *entry)
     return entry->kind == ZC_ENTRY_ZPAGE || entry->kind == ZC_ENTRY_RAW;
 }
 
+/* ---- of entries with a zpage ---- */
+
+static inline zc_handle zc_entry_handle(const struct zc_entry *entry)
+{
+    return (zc_handle)entry->zpage.high << 32 | entry->zpage.low;
+}
+
+static inline void zc_entry_set_handle(struct zc_entry *entry, zc_handle handle)
+{
+    entry->zpage.low = (uint32_t)handle;
+    entry->zpage.high = (uint16_t)(handle >> 32);
+}
+
+/* When the page was put or last got, by zc_store_now(). */
+static inline uint16_t zc_entry_age(const struct zc_entry *entry)
+{
+    return __atomic_load_n(&entry->zpage.age, __ATOMIC_RELAXED);
+}
+
+/* The shard's lock may be shared. */
+static inline void zc_entry_set_age(struct zc_entry *entry, uint16_t now)
+{
+    if (zc_entry_age(entry) != now)
+        __atomic_store_n(&entry->zpage.age, now, __ATOMIC_RELAXED);
+}
+
 /* ---- written pages: their entries' words and codecs ---- */
 
 #define ZC_WRITTEN_RAW (1ull << 63)  /* the record is the page */

@@ -20,6 +20,7 @@ struct gets {
     size_t count;
     bool is_peek, takes_away;
     uint32_t stamp;
+    uint16_t now;
     struct zc_reader reader;
     struct zc_shard *shards[AHEAD]; /* of key i: at i % AHEAD */
     struct zc_shard *locked;        /* NULL: none */
@@ -103,7 +104,8 @@ static int get_one(struct gets *gets, size_t i, void *page)
         unlock(gets);
         zc_pool_freed(pool, zc_entry_release(pool, &gone));
     } else if (!gets->is_peek && zc_entry_has_zpage(entry)) {
-        pool->alloc_ops->touch(pool->alloc, entry->word, gets->stamp);
+        pool->alloc_ops->touch(pool->alloc, zc_entry_handle(entry), gets->stamp);
+        zc_entry_set_age(entry, gets->now);
     }
     return 0;
 }
@@ -138,9 +140,9 @@ static void take_step(struct gets *gets, struct zc_shard *shard, const struct zc
     if (!entry || !zc_entry_has_zpage(entry))
         return;
     if (step == RECORD)
-        pool->alloc_ops->prefetch(pool->alloc, entry->word);
+        pool->alloc_ops->prefetch(pool->alloc, zc_entry_handle(entry));
     else
-        prefetch_to_read(pool->alloc_ops->map(pool->alloc, entry->word).bytes,
+        prefetch_to_read(pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry)).bytes,
                          zc_min(entry->size, is_large(shard) ? PREFETCH_FAR : PREFETCH_NEAR));
 }
 
@@ -205,6 +207,7 @@ int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, s
         .is_peek = (flags & ZC_GET_PEEK) != 0,
         .takes_away = !(flags & ZC_GET_PEEK) && zc_param(pool, ZC_PARAM_EXCLUSIVE_GETS),
         .stamp = zc_pool_tick(pool),
+        .now = zc_store_now(pool->store),
         .reader = {.pool = pool},
     };
 

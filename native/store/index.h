@@ -21,7 +21,7 @@
 
 enum zc_entry_kind {
     ZC_ENTRY_EMPTY,   /* no entry; in the leaf's own use */
-    ZC_ENTRY_ZPAGE,   /* word: the allocator's handle, size: bytes */
+    ZC_ENTRY_ZPAGE,   /* the allocator's handle and an age stamp, size: bytes */
     ZC_ENTRY_RAW,     /* the same, uncompressed (keep_rejected) */
     ZC_ENTRY_FILL,    /* word: the fill word of a same-filled page; size: 0 */
     ZC_ENTRY_WRITTEN, /* word: where its record is in the backing store; see zc_written_place() */
@@ -32,7 +32,14 @@ struct zc_entry {
     uint32_t size : 21, kind : 3;
     uint32_t is_checked : 1; /* the zpage's checksum was taken */
     uint32_t codec : 7;      /* which of the pool's, of a ZC_ENTRY_ZPAGE */
-    uint64_t word;
+    union {
+        uint64_t word;
+        struct {
+            uint32_t low; /* of the handle */
+            uint16_t high;
+            uint16_t age; /* written by those who share the shard's lock, too */
+        } zpage;          /* see zc_entry_handle() */
+    };
 };
 
 struct zc_index {

@@ -6,10 +6,12 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <time.h>
 
 #include <zcache/store.h>
 
 #include "alloc/alloc.h"
+#include "base/base.h"
 #include "base/list.h"
 #include "base/node.h"
 #include "codec/codec.h"
@@ -93,6 +95,7 @@ struct zc_store {
     struct zc_memory memory;
     char *proc_dir; /* NULL: /proc */
     struct zc_keeper keeper;
+    _Atomic uint32_t skipped; /* seconds that its clock is ahead, see zc_store_ns() */
 
     _Atomic uint64_t limit; /* bytes */
     _Atomic uint64_t params[ZC_STORE_PARAMS];
@@ -127,6 +130,22 @@ static inline void zc_shard_share(struct zc_shard *shard)
 static inline void zc_shard_unlock(struct zc_shard *shard)
 {
     pthread_rwlock_unlock(&shard->lock);
+}
+
+/* The store's clock: CLOCK_MONOTONIC, which tests move on. */
+static inline uint64_t zc_store_ns(const zc_store *store)
+{
+    return zc_now_ns() + atomic_load_explicit(&store->skipped, memory_order_relaxed) * ZC_SECOND_NS;
+}
+
+/* Its seconds, modulo 2^16: what pages' ages are told by. Cheap, but to be asked once for a batch. */
+static inline uint16_t zc_store_now(const zc_store *store)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return (uint16_t)((uint32_t)t.tv_sec +
+                      atomic_load_explicit(&store->skipped, memory_order_relaxed));
 }
 
 static inline uint64_t zc_param(const zc_pool *pool, enum zc_param which)
@@ -172,6 +191,8 @@ size_t zc_pool_evict(zc_pool *pool, size_t frames, enum zc_eviction cause);
 /* So many zpages were freed: compacts, where that left the allocator sparse. Takes every lock. */
 void zc_pool_freed(zc_pool *pool, size_t zpages);
 
+/* Moves the store's clock on: every page has been idle for longer, and what is due by then is due. */
+void zc_debug_age(zc_store *store, uint32_t seconds);
 /* Flips a bit of a stored zpage, to see that it is noticed. -ENOENT: there is none. */
 int zc_debug_damage(zc_pool *pool, uint64_t object, uint32_t index);
 

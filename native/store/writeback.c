@@ -77,7 +77,7 @@ static bool copy(struct round *round, const struct zc_entry *entry, void *bytes)
         memcpy(bytes, &entry->word, sizeof(entry->word));
         return true;
     }
-    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry));
     memcpy(bytes, zpage.bytes, entry->size);
     return !entry->is_checked || zc_checksum(bytes, entry->size) == zpage.head->checksum;
 }
@@ -113,7 +113,7 @@ static struct zc_entry *lock_same(zc_pool *pool, const struct flight *flight,
     const struct zc_entry *copied = &flight->entry;
 
     if (zc_entry_has_zpage(copied))
-        return zc_entry_lock(pool, flight->owner, copied->word, shard, object);
+        return zc_entry_lock(pool, flight->owner, zc_entry_handle(copied), shard, object);
     struct zc_entry *entry = zc_entry_lock_any(pool, flight->owner, shard, object);
     if (entry && entry->kind == copied->kind && entry->word == copied->word)
         return entry;

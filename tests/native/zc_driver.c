@@ -33,6 +33,8 @@
  *   backing POOL PATH LAYOUT SIZE [reset]   PATH none: takes it away; ok | err NAME WHY
  *   writeback POOL FRAMES                frames N pages N ok | frames N pages N ERROR
  *   where POOL OBJECT INDEX              none | zpage | raw | fill | written
+ *   idle POOL OBJECT INDEX               seconds since it was put or got, of one with a zpage; else none
+ *   skip SECONDS                         all pages are older by that
  *   restart save|drop                    the store anew, without pools, as after a clean stop; or with
  *                                        what was in memory gone; saved N lost N ok | … ERROR
  *   fault CALL NAME AFTER COUNT          of the backing stores' system calls, see faulty_io.h
@@ -485,6 +487,21 @@ static void do_where(zc_pool *pool, const struct words *words)
     zc_shard_unlock(shard);
 }
 
+static void do_idle(zc_pool *pool, const struct words *words)
+{
+    uint64_t object = number(words->word[2]);
+    uint32_t index = (uint32_t)number(words->word[3]);
+    struct zc_shard *shard = zc_shard_of(pool, object, index);
+
+    zc_shard_lock(shard);
+    const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
+    if (entry && zc_entry_has_zpage(entry))
+        printf("%u", (uint16_t)(zc_store_now(pool->store) - zc_entry_age(entry)));
+    else
+        printf("none");
+    zc_shard_unlock(shard);
+}
+
 static void do_restart(struct driver *driver, const struct words *words)
 {
     struct zc_saved saved = {0};
@@ -594,6 +611,8 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
         do_writeback(pool, words);
     else if (strcmp(command, "where") == 0)
         do_where(pool, words);
+    else if (strcmp(command, "idle") == 0)
+        do_idle(pool, words);
     else if (strcmp(command, "damage") == 0)
         say_done(zc_debug_damage(pool, number(words->word[2]), (uint32_t)number(words->word[3])));
     else if (strcmp(command, "stats") == 0)
@@ -649,6 +668,9 @@ static void run(struct driver *driver, const struct words *words)
         say_done(zc_store_set_param(driver->store, words->word[1], words->word[2]));
     } else if (strcmp(command, "settle") == 0) {
         zc_debug_settle(driver->store);
+        say_done(0);
+    } else if (strcmp(command, "skip") == 0) {
+        zc_debug_age(driver->store, (uint32_t)number(words->word[1]));
         say_done(0);
     } else if (strcmp(command, "pressure") == 0) {
         zc_limit_relieve(driver->store);
