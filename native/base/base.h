@@ -63,6 +63,8 @@ static inline uint64_t zc_div_pow2(uint64_t n, uint64_t by)
     return n >> __builtin_ctzll(by);
 }
 
+#define ZC_SECOND_NS UINT64_C(1000000000)
+
 /* CLOCK_MONOTONIC. */
 static inline uint64_t zc_now_ns(void)
 {

@@ -163,7 +163,7 @@ struct found {
     } at[256];
 };
 
-static bool find_written(void *arg, uint32_t number, const struct zc_entry *entry)
+static bool find_written(void *arg, uint32_t number, struct zc_entry *entry)
 {
     struct found *found = arg;
 

@@ -31,6 +31,7 @@ static void pool_free(zc_pool *pool)
 {
     zc_writeback_fini(pool);
     zc_frames_charge(pool->store->frames, -(ptrdiff_t)sizeof(*pool));
+    zc_cold_fini(pool);
     zc_codecs_fini(pool);
     for (unsigned i = 0; i < ZC_TIERS; i++) {
         struct zc_tier tier = zc_tier(pool, i);
@@ -57,7 +58,8 @@ static void pool_init(zc_pool *pool, const struct zc_pool_config *config)
     pool->params[ZC_PARAM_CHECKSUMS] = 1;
     pool->params[ZC_PARAM_COMPACT_AUTO] = 1;
     pool->params[ZC_PARAM_COLD_EXTENT] = ZC_COLD_EXTENT;
-    strcpy(pool->cold_codec, ZC_COLD_CODEC);
+    pool->params[ZC_PARAM_COLD_CPU_PERCENT] = ZC_COLD_CPU_PERCENT;
+    strcpy(pool->cold.codec, ZC_COLD_CODEC);
     pthread_mutex_init(&pool->compact_lock, NULL);
     zc_writeback_init(pool);
     pool->references = 2; /* the store's and the caller's */

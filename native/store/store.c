@@ -111,6 +111,12 @@ void zc_store_destroy(zc_store *store)
     free(store);
 }
 
+void zc_debug_age(zc_store *store, uint32_t seconds)
+{
+    atomic_fetch_add(&store->skipped, seconds);
+    zc_keeper_wake(store);
+}
+
 uint32_t zc_store_page_size(const zc_store *store)
 {
     return (uint32_t)store->page_size;

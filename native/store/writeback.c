@@ -61,11 +61,11 @@ static bool describe(const struct round *round, const struct zc_shard *shard, ui
         record->size = sizeof(entry->word);
         record->flags = ZC_RECORD_FILL;
     } else if (zc_entry_is_cold(entry)) {
-        const struct zc_extent *extent = zc_extent_at(shard, entry->word);
-        unsigned slot = zc_slots_find(&pool->writeback.slots, pool, zc_written_codec(entry));
+        const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
+        unsigned slot = zc_slots_find(&pool->writeback.slots, pool, entry->codec);
         record->index = extent->first;
         record->live = extent->live;
-        record->pages = (uint8_t)zc_written_pages(entry);
+        record->pages = (uint8_t)zc_entry_pages(entry);
         record->size = extent->size;
         record->codec = (uint8_t)slot;
         return slot < ZC_POOL_CODECS;
@@ -91,8 +91,8 @@ static bool copy(struct round *round, const struct zc_shard *shard, const struct
         return true;
     }
     if (zc_entry_is_cold(entry))
-        return zc_extent_read(pool, zc_extent_at(shard, entry->word), bytes) == 0;
-    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
+        return zc_extent_read(pool, zc_extent_at(shard, zc_entry_handle(entry)), bytes) == 0;
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry));
     memcpy(bytes, zpage.bytes, entry->size);
     return !entry->is_checked || zc_checksum(bytes, entry->size) == zpage.head->checksum;
 }
@@ -130,9 +130,11 @@ static struct zc_entry *lock_same(zc_pool *pool, const struct flight *flight,
     const struct zc_entry *copied = &flight->entry;
 
     if (zc_entry_has_zpage(copied))
-        return zc_entry_lock(pool, flight->owner, copied->word, shard, object);
+        return zc_entry_lock(pool, flight->owner, zc_entry_handle(copied), shard, object);
     struct zc_entry *entry = zc_entry_lock_any(pool, flight->owner, shard, object);
-    if (entry && entry->kind == copied->kind && entry->word == copied->word)
+    if (entry && entry->kind == copied->kind &&
+        (zc_entry_is_cold(copied) ? zc_entry_handle(entry) == zc_entry_handle(copied)
+                                  : entry->word == copied->word))
         return entry;
     if (entry)
         zc_shard_unlock(*shard);
@@ -149,10 +151,11 @@ static bool land_member(struct round *round, const struct flight *flight, unsign
     struct zc_entry *entry =
         zc_index_find(&flight->shard->index, record->object, record->index + at);
 
-    if (!entry || !zc_entry_is_cold(entry) || entry->word != flight->entry.word)
+    if (!entry || !zc_entry_is_cold(entry) ||
+        zc_entry_handle(entry) != zc_entry_handle(&flight->entry))
         return false;
     struct zc_entry old = *entry;
-    *entry = zc_written_entry(record, zc_written_codec(&old), place);
+    *entry = zc_written_entry(record, old.codec, place);
     entry->index = old.index;
     zc_entry_account(pool, flight->shard, entry, 1);
     zc_entry_account(pool, flight->shard, &old, -1);
@@ -190,7 +193,7 @@ static void land(struct round *round, const struct flight *flight, zc_place plac
         return;
     }
     struct zc_entry old = *entry;
-    *entry = zc_written_entry(&flight->record, zc_written_codec(&old), place);
+    *entry = zc_written_entry(&flight->record, old.codec, place);
     zc_entry_account(pool, shard, entry, 1); /* first: the codec stays in use */
     zc_entry_account(pool, shard, &old, -1);
     zc_extent_leave(pool, shard, &old);
@@ -235,12 +238,12 @@ static int write_batch(struct round *round)
     return error;
 }
 
-static bool is_in_batch(const struct round *round, const struct zc_shard *shard, uint64_t extent)
+static bool is_in_batch(const struct round *round, const struct zc_shard *shard, zc_handle extent)
 {
     for (size_t i = round->count; i-- > 0;) {
         const struct flight *flight = &round->flights[i];
         if (flight->shard == shard && zc_entry_is_cold(&flight->entry) &&
-            flight->entry.word == extent)
+            zc_entry_handle(&flight->entry) == extent)
             return true;
     }
     return false;
@@ -250,10 +253,10 @@ static bool is_in_batch(const struct round *round, const struct zc_shard *shard,
 static int add_extent(struct round *round, struct zc_shard *shard, uint64_t object,
                       const struct zc_entry *entry)
 {
-    const struct zc_extent *extent = zc_extent_at(shard, entry->word);
+    const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
     int error = 0;
 
-    if (is_in_batch(round, shard, entry->word))
+    if (is_in_batch(round, shard, zc_entry_handle(entry)))
         return 0; /* by another of its parts */
     for (unsigned live = extent->live; !error && live; live &= live - 1) {
         uint32_t index = extent->first + (unsigned)__builtin_ctz(live);
@@ -267,14 +270,12 @@ static int add_extent(struct round *round, struct zc_shard *shard, uint64_t obje
 
 static int copy_part(struct round *round, zc_handle part, uint64_t owner)
 {
-    struct zc_shard *shard;
-    uint64_t object;
+    struct zc_holder holder;
 
-    if (!zc_extent_lock(round->pool, owner, part, &shard, &object))
+    if (!zc_holder_lock(round->pool, &round->tier, owner, part, &holder))
         return 0;
-    int error =
-        add_extent(round, shard, object, zc_index_find(&shard->index, object, (uint32_t)owner));
-    zc_shard_unlock(shard);
+    int error = add_extent(round, holder.shard, holder.object, holder.entry);
+    zc_shard_unlock(holder.shard);
     zc_reader_unlocked(&round->reader);
     return error;
 }
@@ -551,7 +552,7 @@ struct owners {
     uint64_t *list;
 };
 
-static bool note_owner(void *arg, uint32_t number, const struct zc_entry *entry)
+static bool note_owner(void *arg, uint32_t number, struct zc_entry *entry)
 {
     struct owners *owners = arg;
     uint32_t high = number << ZC_SHARD_BITS | (uint32_t)(owners->shard - owners->pool->shards);

@@ -32,6 +32,7 @@ CHANGES = [
     *[(switch, value) for switch in ("compact_auto", "nonactive_puts_ignored") for value in ("0", "1")],
     *[("poor_run_limit", value) for value in ("0", "1", "3")],
     *[("cold_extent", value) for value in ("1", "2", "4", "8", "16")],
+    *[("cold_readahead", value) for value in ("0", "1")],
 ]
 CAUSES = ["evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph"]
 MOVED = [
@@ -106,8 +107,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert totals["frames"] == totals["reserve_frames"] == 0
 
     def content(self, seed: int, eighths: int) -> str:
-        """eighths of a page of random bytes; 0: a same-filled page."""
-        return f"rand:{seed}:{self.page_size * eighths // 8}" if eighths else f"fill:{seed}"
+        """eighths of a page of random bytes, or of random half bytes; 0: a same-filled page."""
+        kind = "half" if seed % 2 else "rand"
+        return f"{kind}:{seed}:{self.page_size * eighths // 8}" if eighths else f"fill:{seed}"
 
     def check_put(self, pool: str, key: Key, content: str, answer: str, *, inactive: bool = False) -> None:
         model = self.model[pool]
@@ -229,6 +231,7 @@ class StoreMachine(RuleBasedStateMachine):
         key = self.a_key(data, pool)
         expected = self.model[pool].get(key, peek=peek) if pool in self.model else "err ENOENT"
         assert self.driver.ask("peek" if peek else "get", pool, *key) == expected
+        self.find_warmed(pool)
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), peek=st.booleans())
@@ -237,6 +240,17 @@ class StoreMachine(RuleBasedStateMachine):
         some = self.some_keys(data, pool)
         answers = self.driver.batch("peeks" if peek else "gets", pool, [f"{key[0]} {key[1]}" for key in some])
         assert answers == [self.model[pool].get(key, peek=peek) for key in some]
+        self.find_warmed(pool)
+
+    def find_warmed(self, pool: str) -> None:
+        model = self.model.get(pool)
+        if not model or not model.params["cold_readahead"]:
+            return
+        for key, held in sorted(model.pages.items()):
+            if held.kind == "cold" and self.driver.ask("where", pool, *key) == "zpage":
+                zsize = int(self.driver.ask("size", pool, *key))
+                assert self.sizes.setdefault((model.codec, held.content), zsize) == zsize
+                model.warm(key, zsize)
 
     @rule(data=st.data())
     def flush(self, data: st.DataObject) -> None:
@@ -357,20 +371,44 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), frames=st.sampled_from([1, 3, 10**6]), codec=st.sampled_from(["zstd:3", "lz4"]))
     def recompress(self, data: st.DataObject, frames: int, codec: str) -> None:
         pool = self.a_held_pool(data)
-        model = self.model[pool]
         assert self.driver.ask("param", pool, "cold_codec", codec) == "ok"
         before = self.driver.stats(pool)["frames"]
         _, freed, _, pages, _, extents, said = self.driver.ask("recompress", pool, frames).split()
         assert said == "ok"
         assert int(freed) == max(0, before - self.driver.stats(pool)["frames"])
         assert int(extents) <= int(pages)
+        assert int(pages) == len(self.find_chilled(pool))
+
+    @rule()
+    def let_time_pass(self) -> None:
+        """Every page becomes idle for longer. What an example takes by itself is less by far."""
+        assert self.driver.ask("skip", 1000) == "ok"
+        for model in self.model.values():
+            model.now += 1000
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), seconds=st.sampled_from([500, 1500]))
+    def recompress_idle(self, data: st.DataObject, seconds: int) -> None:
+        pool = self.a_held_pool(data)
+        model = self.model[pool]
+        before = self.driver.stats(pool)["frames"]
+        _, freed, _, pages, *_, said = self.driver.ask("recompress-idle", pool, seconds).split()
+        assert said == "ok" or (said == "ENOMEM" and self.limit)
+        assert int(freed) == max(0, before - self.driver.stats(pool)["frames"])
+        chilled = self.find_chilled(pool)
+        assert int(pages) == len(chilled)
+        assert all(model.now - model.used[key] >= seconds for key in chilled)
+
+    def find_chilled(self, pool: str) -> list[Key]:
+        """Warm pages that have become cold."""
+        model = self.model[pool]
         held = [key for key in sorted(model.in_memory()) if model.pages[key].kind != "cold"]
         for key in held:
             kind = self.driver.ask("where", pool, *key)
             if kind == "cold":
                 model.chill(key)
             assert kind == model.pages[key].kind
-        assert int(pages) == sum(model.pages[key].kind == "cold" for key in held)
+        return [key for key in held if model.pages[key].kind == "cold"]
 
     def forget_dropped(self, pool: str, held: set[Key]) -> None:
         for key in held:

@@ -34,6 +34,10 @@ class Pool:
     """The backing store's layout; none: \"\"."""
     is_well: bool = True
     """The last writeback did not fail."""
+    now: int = 0
+    """Seconds that it has been older than it is."""
+    used: dict[Key, int] = field(default_factory=dict)
+    """Of each page, when it was put or last got."""
     wrote_extents: bool = False
     """Records of several pages: how large they are is not told."""
     in_place: int | None = None
@@ -55,6 +59,7 @@ class Pool:
             "nonactive_puts_ignored": 0,
             "poor_run_limit": 0,
             "cold_extent": 4,
+            "cold_readahead": 0,
         }
 
     def zpages(self) -> list[Held]:
@@ -117,6 +122,7 @@ class Pool:
         self.count["dup_puts"] += old is not None
         self.count["kept_rejected"] += kind == "raw"
         self.pages[key] = Held(content, kind, zsize)
+        self.used[key] = self.now
         if kind == "zpage":
             self.cumul[self.bucket(zsize)] += 1
         return f"stored {zsize}"
@@ -127,6 +133,8 @@ class Pool:
         if not held:
             return "err ENOENT"
         self.count["gets_found"] += 1
+        if not peek:
+            self.used[key] = self.now
         if self.params["exclusive_gets"] and not peek:
             del self.pages[key]
         self.count["written_gets"] += held.kind == "written"
@@ -164,6 +172,15 @@ class Pool:
         assert held.kind in ("zpage", "raw")
         self.pages[key] = Held(held.content, "cold", 0)
         self.count["recompressed_pages"] += 1
+
+    def warm(self, key: Key, zsize: int) -> None:
+        """Another page of its extent was got, or itself."""
+        held = self.pages[key]
+        assert held.kind == "cold"
+        assert 0 < zsize <= self.params["zv_max_zsize"]
+        self.pages[key] = Held(held.content, "zpage", zsize)
+        self.used[key] = self.now
+        self.count["warmed_pages"] += 1
 
     def leave(self, key: Key) -> None:
         held = self.pages[key]

@@ -111,18 +111,20 @@ struct zc_pool_stats {
     uint64_t writeback_errors; /* writebacks that the backing store ended by an error */
     uint64_t written_gets;     /* of gets: of pages in the backing store */
     uint64_t read_errors;      /* of these: not to be read, or not as they were written */
-    uint64_t recompressed_frames, recompressed_pages; /* freed, and made cold, by recompression */
-    uint64_t zpages;                                  /* compressed pages held now */
-    uint64_t same_filled;                             /* same-filled pages held now */
-    uint64_t raw_pages;                               /* uncompressed pages held now */
-    uint64_t written_pages;                           /* pages in the backing store now */
-    uint64_t cold_pages;                              /* pages in extents now */
-    uint64_t cold_extents, cold_bytes;                /* extents held now, and their bytes */
-    uint64_t zbytes;                                  /* bytes of the compressed pages held now */
-    uint64_t frames;                                  /* frames held now by the pool's allocators */
-    uint64_t cold_frames;                             /* of these: of extents */
-    uint64_t metadata_bytes; /* index and allocator metadata of this pool */
-    uint64_t used_bytes;     /* frames * page_size + metadata_bytes */
+    uint64_t recompressed_frames, recompressed_pages; /* freed on demand, and made cold, by
+                                                         recompression */
+    uint64_t warmed_pages;             /* cold pages made warm with a neighbour that was got */
+    uint64_t zpages;                   /* compressed pages held now */
+    uint64_t same_filled;              /* same-filled pages held now */
+    uint64_t raw_pages;                /* uncompressed pages held now */
+    uint64_t written_pages;            /* pages in the backing store now */
+    uint64_t cold_pages;               /* pages in extents now */
+    uint64_t cold_extents, cold_bytes; /* extents held now, and their bytes */
+    uint64_t zbytes;                   /* bytes of the compressed pages held now */
+    uint64_t frames;                   /* frames held now by the pool's allocators */
+    uint64_t cold_frames;              /* of these: of extents */
+    uint64_t metadata_bytes;           /* index and allocator metadata of this pool */
+    uint64_t used_bytes;               /* frames * page_size + metadata_bytes */
     /* Of the backing store: */
     uint64_t written_bytes;                             /* bytes of the records in it now */
     uint64_t wear_evicted, wear_cleaned, wear_metadata; /* bytes written to it since it is set */
@@ -284,6 +286,12 @@ struct zc_recompressed {
  * -ENOENT, -E2BIG: of the codec, see zc_pool_set_codec(), -ENOENT also: pool destroyed; -ENOMEM.
  */
 ZC_API int zc_pool_recompress(zc_pool *pool, size_t frames, struct zc_recompressed *out);
+/*
+ * The same of pages that were neither put nor got for `seconds`, 1..32767, wherever they are; a neighbour that
+ * was stays as it is. Extents of which fewer than half of the pages are left are made anew. Also -EINVAL:
+ * seconds.
+ */
+ZC_API int zc_pool_recompress_idle(zc_pool *pool, uint32_t seconds, struct zc_recompressed *out);
 
 struct zc_saved {
     uint64_t pages; /* of pools with a backing store: in it, to come back */
