@@ -1,16 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The cold tier: pages touched long ago are compressed again, by a denser codec, runs of adjacent ones of
- * an object together. What comes of it is an extent, see extent.h.
+ * an object together (pack.h). What comes of it is an extent (extent.h).
  *
  * Which pages: on demand those in the frames touched longest ago, each with its whole run; by itself those
- * that have been idle for cold_after seconds, page by page, a page that is not being as if absent from its
- * run. An extent of which few pages are left joins the run, and is made anew by itself if it has fewer than
- * half.
- *
- * A run is copied out, a page under its shard's lock at a time, and compressed with no lock held. Then those
- * pages that are still the same are made members of the new extent. What does not get smaller is marked
- * (ZC_SPAN_POOR), and left alone until it is put, or a parameter is set, unless a neighbour is tried.
+ * that have been idle for cold_after seconds, page by page: one that is not is as if absent from its run.
  */
 #ifndef ZC_STORE_COLD_H
 #define ZC_STORE_COLD_H
@@ -51,6 +45,8 @@ int zc_cold_recompress(zc_pool *pool, size_t frames, struct zc_recompressed *out
 /* Of the extents made from now on. As zc_pool_set_codec(). */
 int zc_cold_set_codec(zc_pool *pool, const char *spec, struct zc_text *why);
 void zc_cold_show_codec(zc_pool *pool, struct zc_text *out);
+/* Its spec, ZC_COLD_CODEC_MAX bytes at most. */
+void zc_cold_copy_codec(zc_pool *pool, char *spec);
 /* A parameter was set: what saved nothing before may save something now. */
 void zc_cold_reconsider(zc_pool *pool);
 

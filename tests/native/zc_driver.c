@@ -38,6 +38,7 @@
  *   skip SECONDS                         all pages are older by that
  *   recompress POOL FRAMES               frames N pages N extents N ok | … ERROR
  *   recompress-idle POOL SECONDS         the same
+ *   chore POOL                           the cold tier's, once: never | later (its next round) | soon
  *   restart save|drop                    the store anew, without pools, as after a clean stop; or with
  *                                        what was in memory gone; saved N lost N ok | … ERROR
  *   fault CALL NAME AFTER COUNT          of the backing stores' system calls, see faulty_io.h
@@ -492,6 +493,16 @@ static void do_recompress(zc_pool *pool, const struct words *words, bool is_idle
     say_error(error);
 }
 
+static void do_chore(zc_pool *pool)
+{
+    uint64_t next = zc_cold_idle(pool);
+
+    if (next == UINT64_MAX)
+        printf("never");
+    else
+        printf(pool->cold.round ? "soon" : "later");
+}
+
 static void do_where(zc_pool *pool, const struct words *words)
 {
     static const char *const kinds[] = {
@@ -649,6 +660,8 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
         do_recompress(pool, words, false);
     else if (strcmp(command, "recompress-idle") == 0)
         do_recompress(pool, words, true);
+    else if (strcmp(command, "chore") == 0)
+        do_chore(pool);
     else if (strcmp(command, "where") == 0)
         do_where(pool, words);
     else if (strcmp(command, "size") == 0)
