@@ -82,7 +82,7 @@ size_t zc_index_remove_object(struct zc_index *index, uint64_t object, zc_index_
 size_t zc_index_clear(struct zc_index *index, zc_index_drop *drop, void *arg);
 
 /* Hands every entry to `visit`, with its object's number, until that says no. */
-typedef bool zc_index_visit(void *arg, uint32_t number, const struct zc_entry *entry);
+typedef bool zc_index_visit(void *arg, uint32_t number, struct zc_entry *entry);
 bool zc_index_walk(const struct zc_index *index, zc_index_visit *visit, void *arg);
 
 /* Does the index hold together: every count, depth and place? NULL: yes. Else what does not. */

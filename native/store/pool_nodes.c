@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "store/idle.h"
+#include "store/limit.h"
 #include "store/nodes.h"
 #include "store/pool.h"
 #include "store/store.h"
@@ -80,6 +82,8 @@ static uint64_t largest(const struct zc_node *node)
         return 100;
     if (node->type == ZC_NODE_BOOL)
         return 1;
+    if (node->arg == ZC_PARAM_WRITEBACK_AFTER)
+        return ZC_IDLE_MAX;
     return node->arg == ZC_PARAM_ENTROPY_GATE ? ZC_ENTROPY_MAX : ZC_POOR_RUN_MAX;
 }
 
@@ -110,6 +114,12 @@ static int check_pool_param(void *view, const struct zc_node *node, const char *
     return error ? zc_node_complain(why, error, value, node, node->range) : 0;
 }
 
+static void set_param(zc_pool *pool, const struct zc_node *node, uint64_t number)
+{
+    pool->params[node->arg] = number;
+    zc_limit_reconsider(pool);
+}
+
 static int store_pool_param(void *view, const struct zc_node *node, const char *value,
                             struct zc_text *why)
 {
@@ -118,7 +128,7 @@ static int store_pool_param(void *view, const struct zc_node *node, const char *
 
     (void)why;
     if (!error)
-        pool_of(view)->params[node->arg] = number;
+        set_param(pool_of(view), node, number);
     return error;
 }
 
@@ -161,6 +171,11 @@ const struct zc_node zc_pool_param_nodes[] = {
     PARAM("writeback_budget", ZC_NODE_BYTES, "bytes a day", "0.., K M G", "0",
           ZC_PARAM_WRITEBACK_BUDGET,
           "what writeback may write to the backing store, which wears flash; 0: any number"),
+    PARAM("writeback_auto", ZC_NODE_BOOL, "", "0 or 1", "1", ZC_PARAM_WRITEBACK_AUTO,
+          "pages go to the backing store when the store is over its high watermark or memory is "
+          "short"),
+    PARAM("writeback_after", ZC_NODE_UINT, "seconds", "0..32767", "0", ZC_PARAM_WRITEBACK_AFTER,
+          "pages neither put nor got for so long go to the backing store; 0: none do"),
     {0},
 };
 
@@ -172,7 +187,7 @@ int zc_pool_set_param(zc_pool *pool, const char *name, const char *value)
             continue;
         int error = parse_pool_param(pool, node, value, &number);
         if (!error)
-            pool->params[node->arg] = number;
+            set_param(pool, node, number);
         return error;
     }
     return -ENOENT;
@@ -193,6 +208,12 @@ static int show_stat(void *view, const struct zc_node *node, struct zc_text *out
     POOL_COUNTER(name, evicted[cause], ZC_NODE_UINT, "pages", "of reclaimed_zpages: " why), \
         POOL_COUNTER(name "_frames", evicted_frames[cause], ZC_NODE_UINT, "frames",         \
                      "of reclaimed_frames: " why)
+
+#define WRITTEN_BACK(name, cause, why) \
+    POOL_COUNTER(name, written_back[cause], ZC_NODE_UINT, "pages", "of writeback_pages: " why)
+#define WRITTEN_BACK_FRAMES(name, cause, why)                              \
+    POOL_COUNTER(name, written_back_frames[cause], ZC_NODE_UINT, "frames", \
+                 "of writeback_frames: " why)
 
 static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(puts, ZC_NODE_UINT, "puts", "puts of pages: stored_puts and all refusals"),
@@ -230,6 +251,16 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(reclaimed_zpages, ZC_NODE_UINT, "pages", "given up by reclaim"),
     POOL_STAT(writeback_frames, ZC_NODE_UINT, "frames", "freed by writeback, coldest first"),
     POOL_STAT(writeback_pages, ZC_NODE_UINT, "pages", "written to the backing store"),
+    WRITTEN_BACK("writeback_user", ZC_WRITEBACK_USER, "on demand"),
+    WRITTEN_BACK_FRAMES("writeback_user_frames", ZC_WRITEBACK_USER, "on demand"),
+    WRITTEN_BACK("writeback_limit", ZC_WRITEBACK_LIMIT, "as the store came near its limit"),
+    WRITTEN_BACK_FRAMES("writeback_limit_frames", ZC_WRITEBACK_LIMIT,
+                        "as the store came near its limit"),
+    WRITTEN_BACK("writeback_pressure", ZC_WRITEBACK_PRESSURE, "as the system was short of memory"),
+    WRITTEN_BACK_FRAMES("writeback_pressure_frames", ZC_WRITEBACK_PRESSURE,
+                        "as the system was short of memory"),
+    WRITTEN_BACK("writeback_idle", ZC_WRITEBACK_IDLE,
+                 "idle for long (writeback_after); their frames are free as they get empty"),
     POOL_STAT(writeback_errors, ZC_NODE_UINT, "writebacks",
               "that the backing store ended by an error; the pages stayed in memory"),
     POOL_STAT(written_gets, ZC_NODE_UINT, "gets", "of gets: of pages in the backing store"),

@@ -31,12 +31,15 @@ CHANGES = [
     *[(switch, value) for switch in ("exclusive_gets", "keep_rejected", "checksums") for value in ("0", "1")],
     *[(switch, value) for switch in ("compact_auto", "nonactive_puts_ignored") for value in ("0", "1")],
     *[("poor_run_limit", value) for value in ("0", "1", "3")],
+    *[("writeback_auto", value) for value in ("0", "1")],
+    *[("writeback_after", value) for value in ("0", "1000", "1000")],
 ]
 CAUSES = ["evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph"]
+WRITTEN = ["writeback_user", "writeback_limit", "writeback_pressure", "writeback_idle"]
 MOVED = [
     *["compacted_frames", "compacted_zpages", "reclaimed_frames", "reclaimed_zpages"],
     *["writeback_frames", "writeback_errors", "wear_evicted", "wear_cleaned", "wear_metadata"],
-    *[name for cause in CAUSES for name in (cause, f"{cause}_frames")],
+    *[name for cause in [*CAUSES, *WRITTEN] for name in (cause, f"{cause}_frames")],
 ]
 keys = st.tuples(st.sampled_from(OBJECTS), st.one_of(st.integers(0, 12), st.just(2**32 - 1)))
 pools = st.sampled_from(POOLS)
@@ -76,6 +79,8 @@ class StoreMachine(RuleBasedStateMachine):
         """The limit refused a put, perhaps not for the last time."""
         self.limit = 0
         """Set by a rule; 0: the default, which is not reached."""
+        self.by_itself: Counter[str] = Counter()
+        """Of each pool, pages written back by itself, as last seen."""
         self.evicted: Counter[str] = Counter()
         """Of each ephemeral pool, pages dropped for others' sake, as last seen."""
 
@@ -110,6 +115,8 @@ class StoreMachine(RuleBasedStateMachine):
         model = self.model[pool]
         self.tried[pool].add(key)
         word, zsize = answer.split()
+        if self.limit and model.backing and model.codec != "none" and answer == f"stored {self.page_size}":
+            model.is_well |= not model.params["keep_rejected"]  # written to meanwhile
         full = word if word in FULL and self.limit else ""
         raw = int(zsize) == self.page_size and model.keeps_raw()
         if raw or word in UNTRIED:
@@ -120,7 +127,8 @@ class StoreMachine(RuleBasedStateMachine):
             compressed = int(zsize)
             assert self.sizes.setdefault((model.codec, content), compressed) == compressed
             assert (compressed == 0) == same_filled(content, self.page_size)
-        assert answer == model.put(key, content, compressed, full, inactive=inactive)
+        over = (raw or word == "mean_compress_poor") if self.limit else None
+        assert answer == model.put(key, content, compressed, full, inactive=inactive, over=over)
 
     @initialize(
         some=st.sets(st.sampled_from(POOLS), min_size=1),
@@ -153,6 +161,7 @@ class StoreMachine(RuleBasedStateMachine):
     def destroy(self, pool: str) -> None:
         gone = self.model.pop(pool, None)
         self.evicted.pop(pool, None)
+        self.by_itself.pop(pool, None)
         self.tried.pop(pool, None)
         assert self.driver.ask("destroy", pool) == (f"pages {len(gone.pages)}" if gone else "err ENOENT")
 
@@ -180,6 +189,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.destroy(pool)
         else:
             self.create(pool)
+            self.settle()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), seed=seeds, eighths=eighths, inactive=st.booleans())
@@ -272,6 +282,7 @@ class StoreMachine(RuleBasedStateMachine):
         by = 100 if value.endswith("%") else int(divisor or 1)
         whole = self.page_size if "%" in value or "/" in value else 1
         self.model[pool].params[name] = int(number) * whole // by
+        self.settle()
 
     def count_no_poor_runs(self, pool: str) -> None:
         assert self.driver.ask("param", pool, "poor_run_limit", 0) == "ok"
@@ -281,6 +292,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), codec=st.sampled_from([*CODECS, "lz5", "zstd:20", "lz4:0", "zstd:3:dict=2"]))
     def set_codec(self, data: st.DataObject, codec: str) -> None:
         pool = self.a_pool(data)
+        if self.limited and codec == "none":
+            codec = "lz4"  # else what is raw could not be told from what is not
         if codec in CODECS:
             assert self.driver.ask("codec", pool, codec) == "ok"
             self.model[pool].codec = codec
@@ -325,7 +338,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(percent=st.sampled_from([0, 10, 100]))
     def run_short_of_memory(self, percent: int) -> None:
-        """Every ephemeral pool may give pages up, and none does that for nothing."""
+        """Every ephemeral pool may give pages up, and none does that for nothing; and those with a backing store."""
         before = self.driver.totals()
         assert self.driver.ask("set", "pressure_shrink_percent", percent) == "ok"
         assert self.driver.ask("pressure") == "ok"
@@ -333,14 +346,26 @@ class StoreMachine(RuleBasedStateMachine):
         gone = before["eph_pageframes"] - after["eph_pageframes"]
         assert gone >= -(-before["eph_pageframes"] * percent // 100)
         assert gone == 0 or percent
+        for kept in (before, after):
+            kept["pers_zpages"] += kept["written_pages"]
         assert after["pers_zpages"] == before["pers_zpages"]
         self.settle()
+
+    @rule(seconds=st.sampled_from([100, 2000]))
+    def grow_old(self, seconds: int) -> None:
+        """The clock is moved on. What was idle for long, and may leave, has left then."""
+        assert self.driver.ask("skip", seconds) == "ok"
+        self.settle()
+        for model in self.model.values():
+            if seconds > model.params["writeback_after"] > 0 and model.backing:
+                assert not any(map(model.must_leave, model.in_memory()))
 
     def settle(self) -> None:
         """What was dropped in the background, or for a persistent pool's sake, is not there any more."""
         assert self.driver.ask("settle") == "ok"
         for name, model in self.model.items():
             if not model.ephemeral:
+                self.learn_what_was_written(name)
                 continue
             stats = self.driver.stats(name)
             evicted = sum(stats[cause] for cause in CAUSES)
@@ -349,6 +374,23 @@ class StoreMachine(RuleBasedStateMachine):
                 self.forget_dropped(name, {key for key, held in model.pages.items() if held.kind != "fill"})
                 assert before - len(model.pages) == evicted - self.evicted[name]
                 self.evicted[name] = evicted
+
+    def learn_what_was_written(self, name: str) -> None:
+        """By itself."""
+        stats = self.driver.stats(name)
+        written = sum(stats[cause] for cause in WRITTEN[1:])
+        more, model = written - self.by_itself[name], self.model[name]
+        if more == 0:
+            return
+        assert model.backing
+        self.wrote = model.is_well = True
+        self.by_itself[name] = written
+        for key in model.in_memory():
+            if self.driver.ask("where", name, *key) == "written":
+                model.write_back(key)
+                more -= 1
+        assert more >= 0  # some were put again, or flushed
+        model.count["writeback_pages"] += more
 
     def forget_dropped(self, pool: str, held: set[Key]) -> None:
         for key in held:
@@ -373,6 +415,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.attach(pool, layout) == "ok"
         self.count_no_poor_runs(pool)
         self.model[pool].backing, self.model[pool].is_well = layout, True
+        self.settle()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), layout=st.sampled_from(["packed", "in_place"]))
@@ -422,6 +465,8 @@ class StoreMachine(RuleBasedStateMachine):
         _, said = self.do_write_back(pool, 10**6)
         assert self.driver.ask("fault", call, error, 0, 0) == "ok"
         assert said in ("ok", "EIO", "ENOSPC", "ENXIO")
+        assert self.driver.ask("skip", 100) == "ok"  # it is left alone for less
+        self.settle()
 
     def do_write_back(self, pool: str, frames: int) -> tuple[int, str]:
         """Frames freed, and how it ended; the model learns which pages went."""
@@ -469,6 +514,7 @@ class StoreMachine(RuleBasedStateMachine):
         before, self.model, self.wrote = self.model, {}, False
         tried = self.tried.copy()
         self.tried.clear()
+        self.by_itself.clear()
         pages = there = 0
         for name, old in before.items():
             if old.backing:

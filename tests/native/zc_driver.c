@@ -228,6 +228,13 @@ static const char *const eviction_names[ZC_EVICTIONS] = {
     [ZC_PERS_ATE_EPH] = "pers_ate_eph",
 };
 
+static const char *const writeback_names[ZC_WRITEBACK_CAUSES] = {
+    [ZC_WRITEBACK_USER] = "writeback_user",
+    [ZC_WRITEBACK_LIMIT] = "writeback_limit",
+    [ZC_WRITEBACK_PRESSURE] = "writeback_pressure",
+    [ZC_WRITEBACK_IDLE] = "writeback_idle",
+};
+
 static void do_stats(zc_pool *pool)
 {
     struct zc_pool_stats s;
@@ -239,6 +246,9 @@ static void do_stats(zc_pool *pool)
     for (int i = 0; i < ZC_EVICTIONS; i++)
         printf(" %s=%" PRIu64 " %s_frames=%" PRIu64, eviction_names[i], s.evicted[i],
                eviction_names[i], s.evicted_frames[i]);
+    for (int i = 0; i < ZC_WRITEBACK_CAUSES; i++)
+        printf(" %s=%" PRIu64 " %s_frames=%" PRIu64, writeback_names[i], s.written_back[i],
+               writeback_names[i], s.written_back_frames[i]);
     printf(" gets=%" PRIu64 " gets_found=%" PRIu64 " flush_total=%" PRIu64 " flush_found=%" PRIu64
            " flobj_total=%" PRIu64 " flobj_found=%" PRIu64 " put_to_flush=%" PRIu64
            " dup_puts=%" PRIu64 " kept_rejected=%" PRIu64 " damaged=%" PRIu64
@@ -399,6 +409,8 @@ static void run_meanwhile(char *pending)
     char requests[LINE_SIZE], *rest = requests, *request;
     struct words words;
 
+    if (!*pending)
+        return;
     memcpy(requests, pending, sizeof(requests));
     *pending = '\0';
     while ((request = strsep(&rest, ";"))) {
