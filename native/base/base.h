@@ -37,6 +37,16 @@ static inline size_t zc_max(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+static inline uint64_t zc_min64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline uint64_t zc_max64(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
 static inline size_t zc_div_up(size_t n, size_t by)
 {
     return (n + by - 1) / by;

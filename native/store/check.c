@@ -184,16 +184,15 @@ static int check_pool(zc_pool *pool, struct zc_text *why)
 int zc_store_check(zc_store *store, char *why, size_t size)
 {
     uint32_t id = 0, top;
+    zc_pool *pool;
     int error = 0;
 
     pthread_mutex_lock(&store->pools_lock);
     top = store->next_id;
     pthread_mutex_unlock(&store->pools_lock);
-    while (!error && ++id < top) {
+    while (!error && id < top && (pool = zc_pool_next(store, id))) {
         struct zc_text text = {0};
-        zc_pool *pool;
-        if (zc_pool_by_id(store, id, &pool) != 0)
-            continue;
+        id = pool->id;
         error = check_pool(pool, &text);
         error = error ? error : text.error;
         if (error)

@@ -31,8 +31,6 @@ struct zc_cold_round {
     bool is_listed;
     struct zc_owners owners; /* of this shard, those before `at` are done */
     size_t at;
-    uint32_t oldest; /* seconds: of the pages met that were not idle for long enough */
-    bool is_all;     /* there were none of these */
 };
 
 static uint64_t cpu_ns(void)
@@ -147,10 +145,8 @@ static bool find_due(void *arg, const struct zc_shard *shard, struct zc_entry *e
 
     if (zc_packer_is_due(&round->packer, shard, entry))
         return true;
-    if (!zc_entry_has_zpage(entry) || entry->span == ZC_SPAN_POOR)
-        return false;
-    round->is_all = false;
-    round->oldest = (uint32_t)zc_max(round->oldest, zc_entry_idle(entry, round->packer.now));
+    if (zc_entry_has_zpage(entry) && entry->span != ZC_SPAN_POOR)
+        zc_idle_has(&round->packer.idle, zc_entry_idle(entry, round->packer.idle.now));
     return false;
 }
 
@@ -183,7 +179,7 @@ static int list_owners(struct zc_cold_round *round, zc_owner_wanted *wanted)
 
     free(round->owners.list);
     round->at = 0;
-    round->packer.now = zc_store_now(round->packer.pool->store);
+    round->packer.idle.now = zc_store_now(round->packer.pool->store);
     return zc_owners_list(round->packer.pool, shard, OWNERS, wanted, round, &round->owners);
 }
 
@@ -233,7 +229,6 @@ static int begin(zc_pool *pool, uint32_t idle, struct zc_cold_round **out)
         free(round);
         return error;
     }
-    round->is_all = true;
     *out = round;
     return 0;
 }
@@ -352,16 +347,12 @@ static void end_idle(zc_pool *pool)
     pool->cold.yields = 0;
 }
 
-/* When the next round is due. Ages are of whole seconds. */
 static uint64_t next_round(const struct zc_cold_round *round)
 {
-    uint32_t idle = round->packer.idle, rest = (uint32_t)zc_min(idle / REST_SHARE, REST_MAX);
+    const struct zc_idle *idle = &round->packer.idle;
 
-    if (round->is_all)
-        return UINT64_MAX;
-    if (idle > round->oldest)
-        rest = (uint32_t)zc_max(rest, idle - round->oldest);
-    return zc_store_ns(round->packer.pool->store) + (rest + 1) * ZC_SECOND_NS;
+    return zc_idle_next(idle, round->packer.pool->store,
+                        (uint32_t)zc_min(idle->seconds / REST_SHARE, REST_MAX));
 }
 
 /* How long it is to leave a CPU alone that it has used for so many ns. */

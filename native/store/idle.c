@@ -21,6 +21,15 @@ uint32_t zc_entry_idle(struct zc_entry *entry, uint16_t now)
     return ZC_IDLE_MAX;
 }
 
+uint64_t zc_idle_next(const struct zc_idle *idle, const zc_store *store, uint32_t rest)
+{
+    if (idle->is_all)
+        return UINT64_MAX;
+    if (idle->seconds > idle->oldest)
+        rest = (uint32_t)zc_max(rest, idle->seconds - idle->oldest);
+    return zc_store_ns(store) + (rest + 1) * ZC_SECOND_NS; /* ages are of whole seconds */
+}
+
 struct walk {
     const zc_pool *pool;
     const struct zc_shard *shard;

@@ -15,6 +15,28 @@
 /* Of an entry with a zpage, or of an extent: seconds since it was put or got. `now`: zc_store_now(). */
 uint32_t zc_entry_idle(struct zc_entry *entry, uint16_t now);
 
+/* A search for pages that have been idle. */
+struct zc_idle {
+    uint32_t seconds; /* at least */
+    uint16_t now;     /* zc_store_now() */
+    uint32_t oldest;  /* seconds: of those that had not been for long enough */
+    bool is_all;      /* there was none of these */
+};
+
+/* Has a page been, that was idle for so long? If not it is noted. */
+static inline bool zc_idle_has(struct zc_idle *idle, uint32_t seconds)
+{
+    if (seconds >= idle->seconds)
+        return true;
+    idle->oldest = idle->oldest > seconds ? idle->oldest : seconds;
+    idle->is_all = false;
+    return false;
+}
+
+/* When there may be more to find, zc_store_ns(), but after `rest` seconds at least; UINT64_MAX: there are no other
+ * pages. */
+uint64_t zc_idle_next(const struct zc_idle *idle, const zc_store *store, uint32_t rest);
+
 /* Is the page of that entry, whose shard is shared, one of those that are looked for? */
 typedef bool zc_owner_wanted(void *arg, const struct zc_shard *shard, struct zc_entry *entry);
 

@@ -40,7 +40,8 @@ static void set_poor(struct zc_shard *shard, struct zc_entry *entry, bool is_poo
 
 static bool is_idle(const struct zc_packer *packer, struct zc_entry *entry)
 {
-    return packer->idle == 0 || zc_entry_idle(entry, packer->now) >= packer->idle;
+    return packer->idle.seconds == 0 ||
+           zc_entry_idle(entry, packer->idle.now) >= packer->idle.seconds;
 }
 
 /* Extents with few pages left join what goes cold beside them, so that no run stays in pieces. */
@@ -357,7 +358,8 @@ int zc_packer_init(struct zc_packer *packer, zc_pool *pool, uint32_t idle)
 {
     size_t page_size = pool->store->page_size;
 
-    *packer = (struct zc_packer){.pool = pool, .idle = idle, .reader = {.pool = pool}};
+    *packer = (struct zc_packer){
+        .pool = pool, .idle = {.seconds = idle, .is_all = true}, .reader = {.pool = pool}};
     packer->pages = (unsigned)zc_param(pool, ZC_PARAM_COLD_EXTENT);
     while (packer->pages * page_size > ZC_PAGE_SIZE_MAX)
         packer->pages /= 2;

@@ -10,6 +10,7 @@
 #define ZC_STORE_PACK_H
 
 #include "store/entry.h"
+#include "store/idle.h"
 
 #define ZC_SPANS 5u /* lengths of extents: 1, 2, 4, 8, 16 pages */
 
@@ -37,8 +38,7 @@ struct zc_packer {
     zc_pool *pool;
     char spec[ZC_COLD_CODEC_MAX + 1];
     unsigned pages;           /* of an extent, at most */
-    uint32_t idle;            /* seconds that pages have to have been, at least; 0: any page */
-    uint16_t now;             /* zc_store_now(), if they have to */
+    struct zc_idle idle;      /* of pages; .seconds 0: any page will do */
     uint64_t packed, extents; /* pages made cold; made */
     uint64_t saved;           /* bytes */
     struct zc_text *why;      /* for what is wrong with the codec; NULL: not wanted */

@@ -42,6 +42,8 @@ enum zc_param {
     ZC_PARAM_IGNORE_INACTIVE,  /* bool */
     ZC_PARAM_POOR_RUN_LIMIT,   /* pages; 0: none */
     ZC_PARAM_WRITEBACK_BUDGET, /* bytes a day; 0: any number */
+    ZC_PARAM_WRITEBACK_AUTO,   /* bool */
+    ZC_PARAM_WRITEBACK_AFTER,  /* seconds; 0: never */
     ZC_PARAM_COLD_AFTER,       /* seconds; 0: never */
     ZC_PARAM_COLD_EXTENT,      /* pages, a power of two */
     ZC_PARAM_COLD_READAHEAD,   /* bool */
@@ -54,7 +56,7 @@ enum zc_store_param {
     ZC_STORE_HIGH_WATERMARK,
     ZC_STORE_LOW_WATERMARK,
     ZC_STORE_ACCEPT,
-    ZC_STORE_PRESSURE_SHRINK, /* of the frames of ephemeral pools */
+    ZC_STORE_PRESSURE_SHRINK, /* of the frames of pools that give some */
     ZC_STORE_PARAMS,
 };
 
@@ -95,7 +97,20 @@ struct zc_pool {
     atomic_size_t freed;       /* zpages, since the allocator was asked whether it is sparse */
     pthread_mutex_t compact_lock;
     struct zc_writeback writeback;
+    _Atomic uint64_t chores[ZC_CHORES]; /* when they are due, zc_store_ns(); see keeper.h */
     struct zc_shard shards[ZC_SHARDS];
+};
+
+/* Pools that frames are to be had from, when they are wanted. */
+enum zc_giver {
+    ZC_GIVER_EPHEMERAL,
+    ZC_GIVER_BACKED, /* persistent ones that write back by themselves */
+    ZC_GIVERS,
+};
+
+/* Batches of puts into such pools; and how many there had been when none had a frame. */
+struct zc_giving {
+    _Atomic uint64_t puts, none;
 };
 
 struct zc_store {
@@ -110,8 +125,8 @@ struct zc_store {
     _Atomic uint64_t params[ZC_STORE_PARAMS];
     atomic_bool refuses; /* the limit refused a put, and usage did not yet fall far enough */
     atomic_bool persistent_wants; /* the keeper is to make room for persistent pages */
-    /* Batches of puts into ephemeral pools; and how many there had been when none had a frame. */
-    _Atomic uint64_t ephemeral_puts, ephemeral_none;
+    struct zc_giving giving[ZC_GIVERS];
+    _Atomic uint64_t write_at;  /* zc_store_ns(): until then the limit has nothing to write back */
     _Atomic uint64_t pressures; /* times that memory was short */
 
     pthread_mutex_t pools_lock;
@@ -212,6 +227,9 @@ bool zc_pool_name_is_valid(const char *name);
 /* As zc_pool_create(); why NULL: not wanted. */
 int zc_pool_create_why(zc_store *store, const struct zc_pool_config *config, zc_pool **out,
                        struct zc_text *why);
+
+/* A reference to the pool of the lowest number above `id`; NULL: there is none. */
+zc_pool *zc_pool_next(zc_store *store, uint32_t id);
 
 /* Forgets every page. Returns how many. */
 int64_t zc_pool_clear(zc_pool *pool);

@@ -323,6 +323,7 @@ int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pa
     put_all(pool, compressor, keys, pages, count, flags, results, zsizes);
     zc_compressor_give(pool, compressor);
     zc_limit_after_puts(pool);
+    zc_keeper_after_puts(pool);
     return pool->dead ? -ENOENT : 0;
 }
 

@@ -61,6 +61,10 @@ class Driver:
         used = _numbers(self.ask("used"))
         return used["store"], used["os"]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         self._process.kill()
         self.ended()

@@ -56,10 +56,14 @@ class Pool:
             "entropy_gate": 0,
             "compact_auto": 1,
             "writeback_budget": 0,
+            "writeback_auto": 1,
+            "writeback_after": 0,
             "nonactive_puts_ignored": 0,
             "poor_run_limit": 0,
             "cold_extent": 4,
             "cold_readahead": 0,
+            "cold_after": 0,
+            "cold_cpu_percent": 100,
         }
 
     def zpages(self) -> list[Held]:
@@ -80,7 +84,7 @@ class Pool:
         elif self.poor_run < self.params["poor_run_limit"]:
             self.poor_run += 1
 
-    def admit(self, content: str, zsize: int, full: str, *, inactive: bool = False) -> tuple[str, str]:
+    def admit(self, content: str, zsize: int, full: str, *, inactive: bool, over: bool | None) -> tuple[str, str]:
         """The answer's first word, and the kind it is held as, or would be."""
         if inactive and self.params["nonactive_puts_ignored"]:
             return f"{'eph' if self.ephemeral else 'pers'}_nonactive_puts_ignored", "nothing"
@@ -98,7 +102,7 @@ class Pool:
         max_mean = self.params["zv_max_mean_zsize"]
         if zsize > self.params["zv_max_zsize"] or zsize > self.page_size:
             refusal = "compress_poor"
-        elif zsize > max_mean and zpages and total > max_mean * len(zpages):
+        elif zsize > max_mean and (zpages and total > max_mean * len(zpages) if over is None else over):
             refusal = "mean_compress_poor"
         self.count_poor_run(poor=refusal == "compress_poor")
         if refusal and self.keeps_raw():
@@ -108,9 +112,10 @@ class Pool:
     def keeps_raw(self) -> bool:
         return bool(self.params["keep_rejected"] or (self.backing and self.is_well))
 
-    def put(self, key: Key, content: str, compressed: int, full: str = "", *, inactive: bool = False) -> str:
-        """The expected answer; `compressed`: what the content compresses to; `full`: the refusal of a full store."""
-        word, kind = self.admit(content, compressed, full, inactive=inactive)
+    def put(self, key: Key, content: str, compressed: int, full: str, *, inactive: bool, over: bool | None) -> str:
+        """The expected answer; `compressed`: what the content compresses to; `full`: the refusal of a full store;
+        `over`: of pages that may have left meanwhile, whether their mean is over zv_max_mean_zsize."""
+        word, kind = self.admit(content, compressed, full, inactive=inactive, over=over)
         zsize = {"fill": 0, "nothing": 0, "raw": self.page_size, "zpage": compressed}[kind]
         old = self.pages.pop(key, None)
         self.count["puts"] += 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.native.driver import CONFIGS, Driver, crc
+from tests.native.test_auto import wakeups
 
 PAGES = 16
 
@@ -227,51 +228,73 @@ def test_an_extent_with_few_pages_left_is_made_anew(driver: Driver, recompress: 
     assert [index for index in range(PAGES) if is_there(driver, "p", index)] == [2, 6, 7, *range(9, PAGES)]
 
 
+def settled(driver: Driver) -> dict[str, int]:
+    assert driver.ask("settle") == "ok"
+    assert driver.ask("check") == "ok"
+    return driver.stats("p")
+
+
 def test_what_saves_nothing_is_tried_once(config: str) -> None:
     """Until it is put again, or a parameter is set."""
     with Driver(config, 4096) as driver:
         assert driver.ask("pool", "p", "persistent", "zsmalloc", "zstd:6") == "ok"
         driver.ask("param", "p", "cold_codec", "lz4")
-        driver.ask("param", "p", "cold_after", 500)
+        driver.ask("param", "p", "cold_extent", 1)
         put(driver, "p", range(PAGES))
         assert driver.ask("skip", 1000) == "ok"
         assert recompressed_idle(driver, 500) == 0
-        assert driver.ask("chore", "p") == "never"
+        driver.ask("codec", "p", "none")
+        driver.ask("param", "p", "zv_max_zsize", "100%")
+        driver.ask("param", "p", "zv_max_mean_zsize", "100%")
         put(driver, "p", iter([3]))
-        assert driver.ask("chore", "p") == "later"
-        driver.ask("param", "p", "cold_codec", "zstd:19")
         assert driver.ask("skip", 1000) == "ok"
-        assert recompressed_idle(driver, 500) == PAGES
-        assert driver.ask("chore", "p") == "never"
+        assert recompressed_idle(driver, 500) == 1
+        assert recompressed_idle(driver, 500) == 0
+        driver.ask("param", "p", "cold_extent", 16)
+        driver.ask("param", "p", "cold_codec", "zstd:19")
+        assert recompressed_idle(driver, 500) == PAGES - 1
 
 
-def test_the_chore_goes_through_everything_in_slices(config: str) -> None:
-    """And leaves what is in use, of which it says when that may be due."""
+def test_what_is_idle_goes_cold_by_itself(config: str) -> None:
+    """In many slices. What is in use stays, and is thought of when its time has come."""
+    pages = 1000
     with Driver(config, 4096) as driver:
         assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
-        assert driver.ask("chore", "p") == "never"
         driver.ask("param", "p", "cold_codec", "zstd:12")
         driver.ask("param", "p", "cold_cpu_percent", 100)
-        pages = 2000
+        driver.ask("param", "p", "cold_after", 1000)
         for first in range(0, pages, 40):
             driver.batch("puts", "p", [f"1 {index} {content(driver, index)}" for index in range(first, first + 40)])
-        assert driver.ask("skip", 1000) == "ok"
-        driver.ask("param", "p", "cold_after", 500)
+        assert driver.ask("skip", 600) == "ok"
+        assert settled(driver)["cold_pages"] == 0
         assert driver.ask("get", "p", 1, 7).startswith("page ")
-        rounds = 1
-        while driver.ask("chore", "p") == "soon":
-            rounds += 1
-        assert rounds > 2
-        stats = driver.stats("p")
+        assert driver.ask("skip", 600) == "ok"
+        stats = settled(driver)
         assert (stats["cold_pages"], stats["recompressed_pages"]) == (pages - 1, pages - 1)
         assert driver.ask("where", "p", 1, 7) == "zpage"
-        assert driver.ask("chore", "p") == "later"
-        assert driver.ask("skip", 1000) == "ok"
-        while driver.ask("chore", "p") == "soon":
-            pass
-        assert driver.ask("where", "p", 1, 7) == "cold"
-        assert driver.ask("chore", "p") == "never"
-        assert driver.ask("check") == "ok"
+        assert driver.ask("skip", 600) == "ok"
+        assert settled(driver)["cold_pages"] == pages
+        woken = wakeups(driver)
+        for index in range(PAGES):
+            assert driver.ask("flush", "p", 1, index) == "ok"
+        assert driver.ask("skip", 600) == "ok"
+        settled(driver)
+        assert wakeups(driver) - woken <= 2
+
+
+def test_it_takes_no_more_of_a_cpu_than_it_may(config: str) -> None:
+    """Of many pages that are due it has done but some, and sleeps."""
+    with Driver(config, 4096) as driver:
+        assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+        driver.ask("param", "p", "cold_codec", "zstd:19")
+        driver.ask("param", "p", "cold_cpu_percent", 1)
+        driver.ask("param", "p", "cold_after", 100)
+        assert driver.ask("bulk", "p", 1, 0, 2000, 500) == "stored 2000"
+        assert driver.ask("skip", 200) == "ok"
+        cold = settled(driver)["cold_pages"]
+        assert 0 < cold < 500
+        driver.ask("param", "p", "cold_after", 0)
+        assert settled(driver)["cold_pages"] < 500
 
 
 @pytest.mark.parametrize("exclusive", [0, 1])

@@ -38,7 +38,6 @@
  *   skip SECONDS                         all pages are older by that
  *   recompress POOL FRAMES               frames N pages N extents N ok | … ERROR
  *   recompress-idle POOL SECONDS         the same
- *   chore POOL                           the cold tier's, once: never | later (its next round) | soon
  *   restart save|drop                    the store anew, without pools, as after a clean stop; or with
  *                                        what was in memory gone; saved N lost N ok | … ERROR
  *   fault CALL NAME AFTER COUNT          of the backing stores' system calls, see faulty_io.h
@@ -233,6 +232,13 @@ static const char *const eviction_names[ZC_EVICTIONS] = {
     [ZC_PERS_ATE_EPH] = "pers_ate_eph",
 };
 
+static const char *const writeback_names[ZC_WRITEBACK_CAUSES] = {
+    [ZC_WRITEBACK_USER] = "writeback_user",
+    [ZC_WRITEBACK_LIMIT] = "writeback_limit",
+    [ZC_WRITEBACK_PRESSURE] = "writeback_pressure",
+    [ZC_WRITEBACK_IDLE] = "writeback_idle",
+};
+
 static void do_stats(zc_pool *pool)
 {
     struct zc_pool_stats s;
@@ -244,6 +250,9 @@ static void do_stats(zc_pool *pool)
     for (int i = 0; i < ZC_EVICTIONS; i++)
         printf(" %s=%" PRIu64 " %s_frames=%" PRIu64, eviction_names[i], s.evicted[i],
                eviction_names[i], s.evicted_frames[i]);
+    for (int i = 0; i < ZC_WRITEBACK_CAUSES; i++)
+        printf(" %s=%" PRIu64 " %s_frames=%" PRIu64, writeback_names[i], s.written_back[i],
+               writeback_names[i], s.written_back_frames[i]);
     printf(" gets=%" PRIu64 " gets_found=%" PRIu64 " flush_total=%" PRIu64 " flush_found=%" PRIu64
            " flobj_total=%" PRIu64 " flobj_found=%" PRIu64 " put_to_flush=%" PRIu64
            " dup_puts=%" PRIu64 " kept_rejected=%" PRIu64 " damaged=%" PRIu64
@@ -409,6 +418,8 @@ static void run_meanwhile(char *pending)
     char requests[LINE_SIZE], *rest = requests, *request;
     struct words words;
 
+    if (!*pending)
+        return;
     memcpy(requests, pending, sizeof(requests));
     *pending = '\0';
     while ((request = strsep(&rest, ";"))) {
@@ -491,16 +502,6 @@ static void do_recompress(zc_pool *pool, const struct words *words, bool is_idle
     printf("frames %" PRIu64 " pages %" PRIu64 " extents %" PRIu64, done.frames, done.pages,
            done.extents);
     say_error(error);
-}
-
-static void do_chore(zc_pool *pool)
-{
-    uint64_t next = zc_cold_idle(pool);
-
-    if (next == UINT64_MAX)
-        printf("never");
-    else
-        printf(pool->cold.round ? "soon" : "later");
 }
 
 static void do_where(zc_pool *pool, const struct words *words)
@@ -660,8 +661,6 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
         do_recompress(pool, words, false);
     else if (strcmp(command, "recompress-idle") == 0)
         do_recompress(pool, words, true);
-    else if (strcmp(command, "chore") == 0)
-        do_chore(pool);
     else if (strcmp(command, "where") == 0)
         do_where(pool, words);
     else if (strcmp(command, "size") == 0)
