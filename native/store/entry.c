@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 #include "base/hash.h"
+#include "store/extent.h"
 
 struct zc_shard *zc_shard_of(zc_pool *pool, uint64_t object, uint32_t index)
 {
@@ -53,11 +54,11 @@ struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
 
 void zc_shard_count_bytes(zc_pool *pool, struct zc_shard *shard)
 {
-    size_t delta = shard->index.bytes - shard->index_bytes;
+    size_t bytes = shard->index.bytes + zc_extents_bytes(shard), delta = bytes - shard->index_bytes;
     if (delta == 0)
         return;
 
-    shard->index_bytes = shard->index.bytes;
+    shard->index_bytes = bytes;
     atomic_fetch_add_explicit(&pool->metadata_bytes, delta, memory_order_relaxed);
     zc_frames_charge(pool->store->frames, (ptrdiff_t)delta);
 }
@@ -97,7 +98,11 @@ void zc_entry_account(zc_pool *pool, struct zc_shard *shard, const struct zc_ent
     case ZC_ENTRY_WRITTEN:
         shard->stats.written_pages += delta;
         if (zc_written_is_compressed(entry))
-            add(&shard->codec_zpages[zc_written_codec(entry)], delta);
+            add(&shard->codec_zpages[entry->codec], delta);
+        break;
+    case ZC_ENTRY_COLD:
+        shard->stats.cold_pages += delta;
+        add(&shard->codec_zpages[entry->codec], delta);
         break;
     case ZC_ENTRY_EMPTY:
         break;
@@ -111,15 +116,22 @@ struct zc_entry zc_entry_take_out(zc_pool *pool, struct zc_shard *shard, uint64_
 
     zc_entry_account(pool, shard, &taken, -1);
     zc_index_remove(&shard->index, object, taken.index);
-    zc_written_forget(pool, shard, object, &taken);
-    zc_shard_count_bytes(pool, shard);
+    zc_entry_forget(pool, shard, object, &taken);
     return taken;
+}
+
+void zc_entry_forget(zc_pool *pool, struct zc_shard *shard, uint64_t object,
+                     const struct zc_entry *gone)
+{
+    zc_written_forget(pool, shard, object, gone);
+    zc_extent_leave(pool, shard, gone);
+    zc_shard_count_bytes(pool, shard);
 }
 
 size_t zc_entry_release(zc_pool *pool, const struct zc_entry *entry)
 {
     if (!zc_entry_has_zpage(entry))
-        return 0;
+        return zc_entry_is_cold(entry);
     pool->alloc_ops->free(pool->alloc, zc_entry_handle(entry));
     return 1;
 }
@@ -132,7 +144,8 @@ struct zc_entry zc_written_entry(const struct zc_record *record, unsigned codec,
         .index = record->index,
         .size = record->size & 0x1fffff,
         .kind = ZC_ENTRY_WRITTEN,
-        .codec = (codec | span << ZC_SPAN_SHIFT) & 0x7f,
+        .codec = codec & 0xf,
+        .span = span & 7,
         .word = place | (record->flags & ZC_RECORD_RAW ? ZC_WRITTEN_RAW : 0) |
                 (record->flags & ZC_RECORD_FILL ? ZC_WRITTEN_FILL : 0),
     };
@@ -140,7 +153,7 @@ struct zc_entry zc_written_entry(const struct zc_record *record, unsigned codec,
 
 struct zc_record zc_written_record(uint64_t object, const struct zc_entry *entry)
 {
-    unsigned pages = zc_written_pages(entry);
+    unsigned pages = zc_entry_pages(entry);
 
     return (struct zc_record){
         .object = object,
@@ -223,6 +236,78 @@ static int decompress(struct zc_reader *reader, unsigned number, const void *byt
     return mine ? zc_decompress(codec, mine->state, bytes, size, page) : -ENOMEM;
 }
 
+/* Room for an extent's pages and its bytes. */
+static char *unpacked_room(struct zc_reader *reader, unsigned pages)
+{
+    size_t size = 2 * pages * reader->pool->store->page_size;
+
+    if (reader->unpacked && reader->unpacked->size < size) {
+        zc_room_give(reader->pool, reader->unpacked);
+        reader->unpacked = NULL;
+    }
+    if (!reader->unpacked)
+        reader->unpacked = zc_room_take(reader->pool, size);
+    return reader->unpacked ? reader->unpacked->bytes : NULL;
+}
+
+static void copy_member(const struct zc_reader *reader, const struct zc_entry *entry, void *page)
+{
+    size_t page_size = reader->pool->store->page_size;
+    size_t at = entry->index & (zc_entry_pages(entry) - 1);
+
+    memcpy(page, reader->unpacked->bytes + at * page_size, page_size);
+}
+
+/* A page of an extent whose bytes are somewhere else than in memory. */
+static int load_member(struct zc_reader *reader, const struct zc_entry *entry, const void *bytes,
+                       void *page)
+{
+    char *room = unpacked_room(reader, zc_entry_pages(entry));
+    if (!room)
+        return -ENOMEM;
+
+    reader->unpacked_word = 0;
+    int error = decompress(reader, entry->codec, bytes, entry->size, room);
+    if (!error)
+        copy_member(reader, entry, page);
+    return error;
+}
+
+/* Neighbours are often asked for together: the pages of the last extent are kept. */
+static int load_cold(struct zc_reader *reader, const struct zc_shard *shard,
+                     const struct zc_entry *entry, void *page)
+{
+    const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
+    unsigned pages = zc_entry_pages(entry);
+    size_t page_size = reader->pool->store->page_size;
+
+    if (reader->unpacked_word != zc_entry_handle(entry)) {
+        char *room = unpacked_room(reader, pages);
+        if (!room)
+            return -ENOMEM;
+        char *bytes = room + pages * page_size;
+        reader->unpacked_word = 0;
+        int error = zc_extent_read(reader->pool, extent, bytes);
+        if (!error)
+            error = decompress(reader, entry->codec, bytes, extent->size, room);
+        if (error)
+            return error;
+        reader->unpacked_word = zc_entry_handle(entry);
+        reader->unpacked_size = extent->size;
+        reader->unpacked_pages = pages;
+    }
+    copy_member(reader, entry, page);
+    return 0;
+}
+
+bool zc_reader_has(const struct zc_reader *reader, const struct zc_extent *extent)
+{
+    size_t at = reader->unpacked_pages * reader->pool->store->page_size;
+
+    return 1u << extent->span == reader->unpacked_pages && extent->size == reader->unpacked_size &&
+           zc_extent_has_bytes(reader->pool, extent, reader->unpacked->bytes + at);
+}
+
 static int make_room(struct zc_reader *reader, size_t size)
 {
     size_t room = zc_backing_room(size);
@@ -263,10 +348,13 @@ static int load_written(struct zc_reader *reader, const struct zc_entry *entry, 
         fill(page, page_size, word);
         return 0;
     }
-    return decompress(reader, zc_written_codec(entry), reader->record, entry->size, page);
+    if (zc_entry_pages(entry) > 1)
+        return load_member(reader, entry, reader->record, page);
+    return decompress(reader, entry->codec, reader->record, entry->size, page);
 }
 
-int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *page)
+int zc_entry_load(struct zc_reader *reader, const struct zc_shard *shard,
+                  const struct zc_entry *entry, void *page)
 {
     zc_pool *pool = reader->pool;
     size_t page_size = pool->store->page_size;
@@ -277,6 +365,8 @@ int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *
     }
     if (zc_entry_is_written(entry))
         return load_written(reader, entry, page);
+    if (zc_entry_is_cold(entry))
+        return load_cold(reader, shard, entry, page);
     struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry));
     if (entry->is_checked && zc_checksum(zpage.bytes, entry->size) != zpage.head->checksum)
         return -EIO;
@@ -291,5 +381,7 @@ void zc_reader_end(struct zc_reader *reader)
 {
     if (reader->decompressor)
         zc_decompressor_give(reader->pool, reader->decompressor);
+    if (reader->unpacked)
+        zc_room_give(reader->pool, reader->unpacked);
     free(reader->room);
 }

@@ -5,6 +5,7 @@
 
 #include "base/base.h"
 #include "store/entry.h"
+#include "store/extent.h"
 
 #define CACHE_LINE 64u       /* bytes */
 #define PREFETCH_NEAR 256u   /* bytes: what comes after is prefetched by the processor itself */
@@ -18,7 +19,7 @@ struct gets {
     zc_pool *pool;
     const struct zc_key *keys;
     size_t count;
-    bool is_peek, takes_away;
+    bool is_peek, takes_away, reads_ahead;
     uint32_t stamp;
     uint16_t now;
     struct zc_reader reader;
@@ -57,6 +58,7 @@ static void unlock(struct gets *gets)
     add(&shard->written_gets, &gets->count_written);
     add(&shard->read_errors, &gets->count_unread);
     zc_shard_unlock(shard);
+    zc_reader_unlocked(&gets->reader);
     gets->locked = NULL;
     gets->entry = gets->next = NULL;
 }
@@ -78,6 +80,21 @@ static struct zc_entry *fetch(struct gets *gets, const struct zc_key *key, struc
     return entry;
 }
 
+/* A page of an extent was got: all that is in it is made warm, and this page may be taken away. */
+static void warm_all(struct gets *gets, const struct zc_key *key, const struct zc_entry *entry)
+{
+    const struct zc_extent *extent = zc_extent_at(gets->locked, zc_entry_handle(entry));
+    struct zc_key first = {.object = key->object, .index = extent->first};
+    uint16_t live = extent->live;
+
+    if (gets->takes_away) {
+        zc_entry_take_out(gets->pool, gets->locked, key->object, entry);
+        live &= (uint16_t)~(1u << (key->index - first.index));
+    }
+    unlock(gets);
+    zc_cold_warm(&gets->reader, &first, live);
+}
+
 static int get_one(struct gets *gets, size_t i, void *page)
 {
     zc_pool *pool = gets->pool;
@@ -91,7 +108,7 @@ static int get_one(struct gets *gets, size_t i, void *page)
     if (!entry)
         return -ENOENT;
     bool is_written = zc_entry_is_written(entry);
-    int error = zc_entry_load(&gets->reader, entry, page);
+    int error = zc_entry_load(&gets->reader, gets->locked, entry, page);
     gets->count_damaged += error == -EIO && !is_written;
     gets->count_written += is_written;
     gets->count_unread += error == -EIO && is_written;
@@ -99,12 +116,17 @@ static int get_one(struct gets *gets, size_t i, void *page)
         return error;
 
     gets->count_found++;
-    if (gets->takes_away) {
+    if (zc_entry_is_cold(entry) && gets->reads_ahead) {
+        warm_all(gets, key, entry);
+    } else if (gets->takes_away) {
         struct zc_entry gone = zc_entry_take_out(pool, gets->locked, key->object, entry);
         unlock(gets);
         zc_pool_freed(pool, zc_entry_release(pool, &gone));
     } else if (!gets->is_peek && zc_entry_has_zpage(entry)) {
         pool->alloc_ops->touch(pool->alloc, zc_entry_handle(entry), gets->stamp);
+        zc_entry_set_age(entry, gets->now);
+    } else if (!gets->is_peek && zc_entry_is_cold(entry)) {
+        zc_extent_touch(pool, zc_extent_at(gets->locked, zc_entry_handle(entry)), gets->stamp);
         zc_entry_set_age(entry, gets->now);
     }
     return 0;
@@ -206,6 +228,7 @@ int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, s
         .count = count,
         .is_peek = (flags & ZC_GET_PEEK) != 0,
         .takes_away = !(flags & ZC_GET_PEEK) && zc_param(pool, ZC_PARAM_EXCLUSIVE_GETS),
+        .reads_ahead = !(flags & ZC_GET_PEEK) && zc_param(pool, ZC_PARAM_COLD_READAHEAD),
         .stamp = zc_pool_tick(pool),
         .now = zc_store_now(pool->store),
         .reader = {.pool = pool},

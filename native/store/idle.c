@@ -24,27 +24,11 @@ uint32_t zc_entry_idle(struct zc_entry *entry, uint16_t now)
 struct walk {
     const zc_pool *pool;
     const struct zc_shard *shard;
-    uint32_t seconds;
-    uint16_t now;
-    size_t room; /* of owners->list */
+    zc_owner_wanted *wanted;
+    void *arg;
+    size_t most;
     struct zc_owners *owners;
 };
-
-static bool is_wanted(struct walk *walk, struct zc_entry *entry)
-{
-    struct zc_owners *owners = walk->owners;
-
-    if (walk->seconds == 0)
-        return !zc_entry_is_written(entry);
-    if (!zc_entry_has_zpage(entry))
-        return false;
-    uint32_t idle = zc_entry_idle(entry, walk->now);
-    if (idle >= walk->seconds)
-        return true;
-    owners->is_all = false;
-    owners->oldest = owners->oldest > idle ? owners->oldest : idle;
-    return false;
-}
 
 static bool visit(void *arg, uint32_t number, struct zc_entry *entry)
 {
@@ -52,11 +36,12 @@ static bool visit(void *arg, uint32_t number, struct zc_entry *entry)
     struct zc_owners *owners = walk->owners;
     uint32_t high = number << ZC_SHARD_BITS | (uint32_t)(walk->shard - walk->pool->shards);
 
-    if (!is_wanted(walk, entry))
+    if (!walk->wanted(walk->arg, walk->shard, entry))
         return true;
-    if (walk->room && owners->count == walk->room)
+    owners->is_all = owners->count < walk->most;
+    if (!owners->is_all)
         return false;
-    if (walk->room)
+    if (owners->list)
         owners->list[owners->count] = (uint64_t)high << 32 | entry->index;
     owners->count++;
     return true;
@@ -65,29 +50,26 @@ static bool visit(void *arg, uint32_t number, struct zc_entry *entry)
 static void walk_shard(struct walk *walk, struct zc_shard *shard)
 {
     walk->owners->count = 0;
+    walk->owners->is_all = true;
     zc_shard_share(shard);
     zc_index_walk(&shard->index, visit, walk);
     zc_shard_unlock(shard);
 }
 
-int zc_owners_list(zc_pool *pool, struct zc_shard *shard, uint32_t seconds, struct zc_owners *out)
+int zc_owners_list(zc_pool *pool, struct zc_shard *shard, size_t most, zc_owner_wanted *wanted,
+                   void *arg, struct zc_owners *out)
 {
     struct walk walk = {
-        .pool = pool,
-        .shard = shard,
-        .seconds = seconds,
-        .now = zc_store_now(pool->store),
-        .owners = out,
-    };
+        .pool = pool, .shard = shard, .wanted = wanted, .arg = arg, .most = most, .owners = out};
 
-    *out = (struct zc_owners){.is_all = true};
+    *out = (struct zc_owners){0};
     walk_shard(&walk, shard); /* counts them */
     if (out->count == 0)
         return 0;
     out->list = malloc(out->count * sizeof(*out->list));
     if (!out->list)
         return -ENOMEM;
-    walk.room = out->count;
+    walk.most = out->count;
     walk_shard(&walk, shard);
     return 0;
 }

@@ -12,19 +12,22 @@
  * time that is left of 2^16 seconds. */
 #define ZC_IDLE_MAX 32767u
 
-/* Of an entry with a zpage: seconds since it was put or got. `now`: zc_store_now(). */
+/* Of an entry with a zpage, or of an extent: seconds since it was put or got. `now`: zc_store_now(). */
 uint32_t zc_entry_idle(struct zc_entry *entry, uint16_t now);
+
+/* Is the page of that entry, whose shard is shared, one of those that are looked for? */
+typedef bool zc_owner_wanted(void *arg, const struct zc_shard *shard, struct zc_entry *entry);
 
 /* Owners of pages of a shard, as zc_entry_owner() says them. */
 struct zc_owners {
     uint64_t *list; /* malloc'd; NULL: none */
     size_t count;
-    uint32_t oldest; /* seconds: the other pages have been idle for at most that */
-    bool is_all;     /* there are no others, as far as they have zpages */
+    bool is_all;
 };
 
-/* The owners of pages that have zpages and have been idle for `seconds`, at least; 0: of all pages that are in memory,
- * same-filled ones too. Shares the shard's lock. 0 or -ENOMEM. */
-int zc_owners_list(zc_pool *pool, struct zc_shard *shard, uint32_t seconds, struct zc_owners *out);
+/* The owners of the pages that are wanted, `most` of them. `wanted` is asked twice of each. Shares the shard's
+ * lock. 0 or -ENOMEM. */
+int zc_owners_list(zc_pool *pool, struct zc_shard *shard, size_t most, zc_owner_wanted *wanted,
+                   void *arg, struct zc_owners *out);
 
 #endif

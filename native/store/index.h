@@ -25,13 +25,17 @@ enum zc_entry_kind {
     ZC_ENTRY_RAW,     /* the same, uncompressed (keep_rejected) */
     ZC_ENTRY_FILL,    /* word: the fill word of a same-filled page; size: 0 */
     ZC_ENTRY_WRITTEN, /* word: where its record is in the backing store; see zc_written_place() */
+    ZC_ENTRY_COLD,    /* its extent, see zc_extent_at(), and an age stamp; size: 0 */
 };
+
+#define ZC_SPAN_POOR 7u /* of a page by itself: to recompress it has saved nothing */
 
 struct zc_entry {
     uint32_t index;
     uint32_t size : 21, kind : 3;
     uint32_t is_checked : 1; /* the zpage's checksum was taken */
-    uint32_t codec : 7;      /* which of the pool's, of a ZC_ENTRY_ZPAGE */
+    uint32_t codec : 4;      /* which of the pool's it was compressed with */
+    uint32_t span : 3;       /* log2 of the pages that were compressed together; or ZC_SPAN_POOR */
     union {
         uint64_t word;
         struct {

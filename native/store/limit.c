@@ -57,7 +57,7 @@ static zc_pool *next_giver(zc_store *store, enum zc_giver giver, struct rank *ra
         struct zc_alloc_stats alloc;
         if (!gives(pool, giver))
             continue;
-        pool->alloc_ops->get_stats(pool->alloc, &alloc);
+        zc_pool_alloc_stats(pool, &alloc);
         struct rank its = {alloc.frames, pool->id};
         if (alloc.frames == 0 || !is_below(its, *rank) || !is_below(best, its))
             continue;

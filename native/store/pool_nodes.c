@@ -63,6 +63,20 @@ static int store_codec(void *view, const struct zc_node *node, const char *value
     return zc_codecs_set(pool_of(view), value, why);
 }
 
+static int show_cold_codec(void *view, const struct zc_node *node, struct zc_text *out)
+{
+    (void)node;
+    zc_cold_show_codec(pool_of(view), out);
+    return 0;
+}
+
+static int store_cold_codec(void *view, const struct zc_node *node, const char *value,
+                            struct zc_text *why)
+{
+    (void)node;
+    return zc_cold_set_codec(pool_of(view), value, why);
+}
+
 static int show_id(void *view, const struct zc_node *node, struct zc_text *out)
 {
     (void)node;
@@ -82,7 +96,9 @@ static uint64_t largest(const struct zc_node *node)
         return 100;
     if (node->type == ZC_NODE_BOOL)
         return 1;
-    if (node->arg == ZC_PARAM_WRITEBACK_AFTER)
+    if (node->arg == ZC_PARAM_COLD_EXTENT)
+        return ZC_EXTENT_PAGES;
+    if (node->arg == ZC_PARAM_WRITEBACK_AFTER || node->arg == ZC_PARAM_COLD_AFTER)
         return ZC_IDLE_MAX;
     return node->arg == ZC_PARAM_ENTROPY_GATE ? ZC_ENTROPY_MAX : ZC_POOR_RUN_MAX;
 }
@@ -102,6 +118,10 @@ static int parse_pool_param(zc_pool *pool, const struct zc_node *node, const cha
         end++;
     if (*end)
         return -EINVAL;
+    if (node->arg == ZC_PARAM_COLD_EXTENT && !zc_is_pow2(*out))
+        return *out == 0 ? -ERANGE : -EINVAL;
+    if (node->arg == ZC_PARAM_COLD_CPU_PERCENT && *out == 0)
+        return -ERANGE;
     return *out > largest(node) ? -ERANGE : 0;
 }
 
@@ -117,6 +137,8 @@ static int check_pool_param(void *view, const struct zc_node *node, const char *
 static void set_param(zc_pool *pool, const struct zc_node *node, uint64_t number)
 {
     pool->params[node->arg] = number;
+    if (node->arg == ZC_PARAM_COLD_EXTENT || node->arg == ZC_PARAM_COLD_AFTER)
+        zc_cold_reconsider(pool);
     zc_limit_reconsider(pool);
 }
 
@@ -176,6 +198,24 @@ const struct zc_node zc_pool_param_nodes[] = {
           "short"),
     PARAM("writeback_after", ZC_NODE_UINT, "seconds", "0..32767", "0", ZC_PARAM_WRITEBACK_AFTER,
           "pages neither put nor got for so long go to the backing store; 0: none do"),
+    PARAM("cold_after", ZC_NODE_UINT, "seconds", "0..32767", "0", ZC_PARAM_COLD_AFTER,
+          "pages neither put nor got for so long are compressed again by themselves; 0: never"),
+    PARAM("cold_extent", ZC_NODE_UINT, "pages", "1, 2, 4, 8 or 16", "4", ZC_PARAM_COLD_EXTENT,
+          "adjacent pages that recompress compresses together: more are denser, and slower to get"),
+    PARAM("cold_readahead", ZC_NODE_BOOL, "", "0 or 1", "0", ZC_PARAM_COLD_READAHEAD,
+          "a get of a cold page makes it and its neighbours in the extent warm again"),
+    PARAM("cold_cpu_percent", ZC_NODE_PERCENT, "percent of a CPU", "1..100", "10",
+          ZC_PARAM_COLD_CPU_PERCENT,
+          "what cold_after may take; less while other calls use the store"),
+    {.name = "cold_codec",
+     .type = ZC_NODE_TEXT,
+     .unit = "",
+     .range = "lz4[:1..65537], zstd[:-5..19][:dict=ID], lzo or none",
+     .deflt = ZC_COLD_CODEC,
+     .meaning = "what recompress compresses with",
+     .show = show_cold_codec,
+     .check = check_codec,
+     .store = store_cold_codec},
     {0},
 };
 
@@ -185,6 +225,8 @@ int zc_pool_set_param(zc_pool *pool, const char *name, const char *value)
         uint64_t number;
         if (strcmp(node->name, name) != 0)
             continue;
+        if (node->type == ZC_NODE_TEXT)
+            return zc_cold_set_codec(pool, value, NULL);
         int error = parse_pool_param(pool, node, value, &number);
         if (!error)
             set_param(pool, node, number);
@@ -273,6 +315,13 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(zpages, ZC_NODE_UINT, "pages", "compressed pages held"),
     POOL_STAT(same_filled, ZC_NODE_UINT, "pages", "same-filled pages held, without a frame"),
     POOL_STAT(raw_pages, ZC_NODE_UINT, "pages", "uncompressed pages held (keep_rejected)"),
+    POOL_STAT(recompressed_frames, ZC_NODE_UINT, "frames", "freed by recompression on demand"),
+    POOL_STAT(recompressed_pages, ZC_NODE_UINT, "pages", "made cold by recompression"),
+    POOL_STAT(warmed_pages, ZC_NODE_UINT, "pages",
+              "made warm again, as one of their extent was got (cold_readahead)"),
+    POOL_STAT(cold_pages, ZC_NODE_UINT, "pages", "pages held in extents"),
+    POOL_STAT(cold_extents, ZC_NODE_UINT, "extents", "runs of pages compressed together"),
+    POOL_STAT(cold_bytes, ZC_NODE_BYTES, "bytes", "bytes of the extents held"),
     POOL_STAT(zbytes, ZC_NODE_BYTES, "bytes", "bytes of the compressed pages held"),
     POOL_STAT(written_pages, ZC_NODE_UINT, "pages", "pages in the backing store"),
     POOL_STAT(written_bytes, ZC_NODE_BYTES, "bytes", "bytes of the records in the backing store"),
@@ -283,6 +332,7 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(wear_metadata, ZC_NODE_BYTES, "bytes",
               "written to the backing store: what says which records are live"),
     POOL_STAT(frames, ZC_NODE_UINT, "frames", "frames held"),
+    POOL_STAT(cold_frames, ZC_NODE_UINT, "frames", "of frames: of extents"),
     POOL_STAT(metadata_bytes, ZC_NODE_BYTES, "bytes", "index and allocator records of this pool"),
     POOL_STAT(used_bytes, ZC_NODE_BYTES, "bytes", "frames and metadata of this pool"),
     {0},
@@ -357,6 +407,20 @@ static int store_shrink(void *view, const struct zc_node *node, const char *valu
     (void)node;
     if (error)
         zc_text_add(why, "shrink: pool '%s' is destroyed, or memory is short", pool_of(view)->name);
+    return error;
+}
+
+static int store_recompress(void *view, const struct zc_node *node, const char *value,
+                            struct zc_text *why)
+{
+    struct zc_recompressed done;
+    size_t frames = strcmp(value, "all") == 0 ? SIZE_MAX : (size_t)strtoull(value, NULL, 10);
+    int error = zc_cold_recompress(pool_of(view), frames, &done, why);
+
+    (void)node;
+    if (error && !why->len)
+        zc_text_add(why, "recompress: pool '%s' is destroyed, or memory is short",
+                    pool_of(view)->name);
     return error;
 }
 
@@ -457,6 +521,16 @@ static const struct zc_node pool_nodes[] = {
                 "are free",
      .check = zc_check_writeback,
      .store = zc_store_writeback},
+    {.name = "recompress",
+     .type = ZC_NODE_ACTION,
+     .unit = "frames",
+     .range = "1.. or all",
+     .deflt = "",
+     .meaning =
+         "write a number: compress the coldest pages again by cold_codec, cold_extent of them "
+         "together, until so many frames are free",
+     .check = zc_check_writeback,
+     .store = store_recompress},
     {.name = "destroy",
      .type = ZC_NODE_ACTION,
      .unit = "",

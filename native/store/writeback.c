@@ -7,6 +7,7 @@
 #include "base/base.h"
 #include "base/hash.h"
 #include "store/entry.h"
+#include "store/extent.h"
 #include "store/idle.h"
 
 #define FLIGHTS 1024u   /* records of a batch, at most */
@@ -19,8 +20,9 @@
 #define REST_MAX \
     60u /* seconds, at most, between looks for idle pages, while there are younger ones */
 
-/* A page on its way. */
+/* A page on its way, or an extent: then that of its first page. */
 struct flight {
+    struct zc_shard *shard;
     uint64_t owner;
     struct zc_entry entry; /* as it was copied; ZC_ENTRY_EMPTY: it could not be */
     struct zc_record record;
@@ -34,6 +36,7 @@ struct round {
     bool is_in_place;
     struct zc_reader reader;
     struct zc_written_back sums;
+    struct zc_tier tier; /* whose units are isolated */
 
     uint32_t unit; /* isolated, its zpages up to `at` are copied; 0: none */
     zc_handle at;
@@ -49,8 +52,8 @@ struct round {
 /* ---- a page ---- */
 
 /* The record that a page is to be; false: it has to stay, for now. */
-static bool describe(const struct round *round, uint64_t object, const struct zc_entry *entry,
-                     struct zc_record *record)
+static bool describe(const struct round *round, const struct zc_shard *shard, uint64_t object,
+                     const struct zc_entry *entry, struct zc_record *record)
 {
     zc_pool *pool = round->pool;
 
@@ -61,6 +64,15 @@ static bool describe(const struct round *round, uint64_t object, const struct zc
     } else if (entry->kind == ZC_ENTRY_FILL) {
         record->size = sizeof(entry->word);
         record->flags = ZC_RECORD_FILL;
+    } else if (zc_entry_is_cold(entry)) {
+        const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
+        unsigned slot = zc_slots_find(&pool->writeback.slots, pool, entry->codec);
+        record->index = extent->first;
+        record->live = extent->live;
+        record->pages = (uint8_t)zc_entry_pages(entry);
+        record->size = extent->size;
+        record->codec = (uint8_t)slot;
+        return slot < ZC_POOL_CODECS;
     } else {
         unsigned slot = zc_slots_find(&pool->writeback.slots, pool, entry->codec);
         record->size = entry->size;
@@ -71,39 +83,44 @@ static bool describe(const struct round *round, uint64_t object, const struct zc
 }
 
 /* A damaged page is not written: it would look as if it were none. */
-static bool copy(struct round *round, const struct zc_entry *entry, void *bytes)
+static bool copy(struct round *round, const struct zc_shard *shard, const struct zc_entry *entry,
+                 void *bytes)
 {
     zc_pool *pool = round->pool;
 
     if (round->is_in_place)
-        return zc_entry_load(&round->reader, entry, bytes) == 0;
+        return zc_entry_load(&round->reader, shard, entry, bytes) == 0;
     if (entry->kind == ZC_ENTRY_FILL) {
         memcpy(bytes, &entry->word, sizeof(entry->word));
         return true;
     }
+    if (zc_entry_is_cold(entry))
+        return zc_extent_read(pool, zc_extent_at(shard, zc_entry_handle(entry)), bytes) == 0;
     struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry));
     memcpy(bytes, zpage.bytes, entry->size);
     return !entry->is_checked || zc_checksum(bytes, entry->size) == zpage.head->checksum;
 }
 
 /* The entry's shard is locked. 0: it is in the batch, or has to stay in memory; else why the batch takes no more. */
-static int add(struct round *round, uint64_t owner, uint64_t object, const struct zc_entry *entry)
+static int add(struct round *round, struct zc_shard *shard, uint64_t owner, uint64_t object,
+               const struct zc_entry *entry)
 {
     struct flight *flight = &round->flights[round->count];
     void *bytes;
 
     if (round->count == FLIGHTS)
         return -EAGAIN;
-    if (!describe(round, object, entry, &flight->record))
+    if (!describe(round, shard, object, entry, &flight->record))
         return 0;
     int error = zc_batch_add(round->batch, &flight->record, &bytes);
     if (error == -EINVAL || error == -ERANGE)
         return 0; /* in place, a page that has no place there */
     if (error)
         return error;
+    flight->shard = shard;
     flight->owner = owner;
     flight->entry = *entry;
-    if (!copy(round, entry, bytes))
+    if (!copy(round, shard, entry, bytes))
         flight->entry.kind = ZC_ENTRY_EMPTY;
     round->bytes += entry->size;
     round->count++;
@@ -119,11 +136,52 @@ static struct zc_entry *lock_same(zc_pool *pool, const struct flight *flight,
     if (zc_entry_has_zpage(copied))
         return zc_entry_lock(pool, flight->owner, zc_entry_handle(copied), shard, object);
     struct zc_entry *entry = zc_entry_lock_any(pool, flight->owner, shard, object);
-    if (entry && entry->kind == copied->kind && entry->word == copied->word)
+    if (entry && entry->kind == copied->kind &&
+        (zc_entry_is_cold(copied) ? zc_entry_handle(entry) == zc_entry_handle(copied)
+                                  : entry->word == copied->word))
         return entry;
     if (entry)
         zc_shard_unlock(*shard);
     return NULL;
+}
+
+/* One page of an extent, whose shard is locked. Rounds of writeback and of recompression never run
+ * together, so as long as an entry names the extent it is the same one. */
+static bool land_member(struct round *round, const struct flight *flight, unsigned at,
+                        zc_place place)
+{
+    zc_pool *pool = round->pool;
+    const struct zc_record *record = &flight->record;
+    struct zc_entry *entry =
+        zc_index_find(&flight->shard->index, record->object, record->index + at);
+
+    if (!entry || !zc_entry_is_cold(entry) ||
+        zc_entry_handle(entry) != zc_entry_handle(&flight->entry))
+        return false;
+    struct zc_entry old = *entry;
+    *entry = zc_written_entry(record, old.codec, place);
+    entry->index = old.index;
+    zc_entry_account(pool, flight->shard, entry, 1);
+    zc_entry_account(pool, flight->shard, &old, -1);
+    zc_extent_leave(pool, flight->shard, &old);
+    round->sums.pages++;
+    return true;
+}
+
+static void land_extent(struct round *round, const struct flight *flight, zc_place place)
+{
+    const struct zc_record *record = &flight->record;
+    uint16_t live = 0;
+
+    zc_shard_lock(flight->shard);
+    for (unsigned i = 0; i < record->pages; i++) {
+        if (record->live >> i & 1 && land_member(round, flight, i, place))
+            live |= (uint16_t)(1u << i);
+    }
+    if (live != record->live)
+        zc_backing_keep(round->store, place, record->size, live);
+    zc_shard_count_bytes(round->pool, flight->shard);
+    zc_shard_unlock(flight->shard);
 }
 
 /* The page is in the store from now on, if it is still the one that was written. */
@@ -142,6 +200,8 @@ static void land(struct round *round, const struct flight *flight, zc_place plac
     *entry = zc_written_entry(&flight->record, old.codec, place);
     zc_entry_account(pool, shard, entry, 1); /* first: the codec stays in use */
     zc_entry_account(pool, shard, &old, -1);
+    zc_extent_leave(pool, shard, &old);
+    zc_shard_count_bytes(pool, shard);
     zc_shard_unlock(shard);
     zc_entry_release(pool, &old);
     round->sums.pages++;
@@ -149,27 +209,78 @@ static void land(struct round *round, const struct flight *flight, zc_place plac
 
 /* ---- a batch ---- */
 
-static void release_units(struct round *round)
+static size_t release_units(struct round *round)
 {
-    const struct zc_alloc_ops *ops = round->pool->alloc_ops;
+    const struct zc_tier *tier = &round->tier;
+    size_t freed = 0;
 
     for (size_t i = 0; i < round->copied; i++)
-        round->sums.frames += ops->release(round->pool->alloc, round->units[i]);
+        freed += tier->ops->release(tier->alloc, round->units[i]);
     round->copied = 0;
+    return freed;
 }
 
 /* What was copied is written. 0, or -errno: pages may still be in memory. */
 static int write_batch(struct round *round)
 {
+    size_t before = zc_tier_frames(&round->tier);
     int error = round->count ? zc_batch_commit(round->batch, round->places) : 0;
 
     if (!error && round->count) {
-        for (size_t i = 0; i < round->count; i++)
-            land(round, &round->flights[i], round->places[i]);
+        for (size_t i = 0; i < round->count; i++) {
+            const struct flight *flight = &round->flights[i];
+            bool is_extent = zc_entry_is_cold(&flight->entry) && !round->is_in_place;
+            (is_extent ? land_extent : land)(round, flight, round->places[i]);
+        }
         error = zc_batch_settle(round->batch);
     }
     round->count = round->bytes = 0;
-    release_units(round);
+    size_t freed = release_units(round), now = zc_tier_frames(&round->tier);
+    if (round->tier.is_cold) /* an extent's other parts free frames elsewhere */
+        freed = now < before ? before - now : 0;
+    round->sums.frames += freed;
+    return error;
+}
+
+static bool is_in_batch(const struct round *round, const struct zc_shard *shard, zc_handle extent)
+{
+    for (size_t i = round->count; i-- > 0;) {
+        const struct flight *flight = &round->flights[i];
+        if (flight->shard == shard && zc_entry_is_cold(&flight->entry) &&
+            zc_entry_handle(&flight->entry) == extent)
+            return true;
+    }
+    return false;
+}
+
+/* The extent of an entry whose shard is locked; in place, its pages one by one. */
+static int add_extent(struct round *round, struct zc_shard *shard, uint64_t object,
+                      const struct zc_entry *entry)
+{
+    const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
+    int error = 0;
+
+    if (is_in_batch(round, shard, zc_entry_handle(entry)))
+        return 0; /* by another of its parts */
+    for (unsigned live = extent->live; !error && live; live &= live - 1) {
+        uint32_t index = extent->first + (unsigned)__builtin_ctz(live);
+        uint64_t owner = zc_entry_owner(round->pool, shard, object, index);
+        error = add(round, shard, owner, object, zc_index_find(&shard->index, object, index));
+        if (!round->is_in_place)
+            break;
+    }
+    return error;
+}
+
+static int copy_part(struct round *round, zc_handle part, uint64_t owner)
+{
+    struct zc_holder holder;
+
+    if (!zc_holder_lock(round->pool, &round->tier, owner, part, &holder))
+        return 0;
+    int error = add_extent(round, holder.shard, holder.object, holder.entry);
+    zc_shard_unlock(holder.shard);
+    zc_reader_unlocked(&round->reader);
     return error;
 }
 
@@ -182,7 +293,7 @@ static int copy_zpage(struct round *round, zc_handle handle, uint64_t owner)
     if (!entry)
         return 0;
 
-    int error = add(round, owner, object, entry);
+    int error = add(round, shard, owner, object, entry);
     zc_shard_unlock(shard);
     return error;
 }
@@ -191,17 +302,17 @@ static int copy_zpage(struct round *round, zc_handle handle, uint64_t owner)
  * another. */
 static int copy_unit(struct round *round)
 {
-    zc_pool *pool = round->pool;
+    const struct zc_tier *tier = &round->tier;
     zc_handle handle;
     uint64_t owner;
 
-    while (pool->alloc_ops->next(pool->alloc, round->unit, round->at, &handle, &owner)) {
+    while (tier->ops->next(tier->alloc, round->unit, round->at, &handle, &owner)) {
         size_t before = round->count;
-        int error = copy_zpage(round, handle, owner);
+        int error = (tier->is_cold ? copy_part : copy_zpage)(round, handle, owner);
         if (error)
             return error;
         if (round->count == before)
-            pool->alloc_ops->touch(pool->alloc, handle, zc_pool_tick(pool));
+            tier->ops->touch(tier->alloc, handle, zc_pool_tick(round->pool));
         round->at = handle;
     }
     round->units[round->copied++] = round->unit;
@@ -211,12 +322,12 @@ static int copy_unit(struct round *round)
 
 static bool isolate(struct round *round)
 {
-    zc_pool *pool = round->pool;
+    const struct zc_tier *tier = &round->tier;
 
     if (round->tries == 0)
         return false;
     round->tries--;
-    round->unit = pool->alloc_ops->isolate(pool->alloc, ZC_ISOLATE_COLDEST);
+    round->unit = tier->ops->isolate(tier->alloc, ZC_ISOLATE_COLDEST);
     round->at = 0;
     return round->unit != 0;
 }
@@ -336,6 +447,22 @@ static int run(struct round *round, size_t frames)
     return error;
 }
 
+/* The frames of a tier; once each was tried, those that stay are all there is. */
+static int run_tier(struct round *round, unsigned which, size_t frames)
+{
+    struct zc_tier tier = zc_tier(round->pool, which);
+
+    if (!tier.alloc)
+        return 0;
+    round->tier = tier;
+    round->tries = zc_tier_frames(&tier);
+    int error = run(round, frames);
+    if (round->unit) /* what is not written of it stays */
+        round->sums.frames += tier.ops->release(tier.alloc, round->unit);
+    round->unit = 0;
+    return error;
+}
+
 /* What is not a fault of the store. */
 static bool is_fault(int error)
 {
@@ -399,10 +526,6 @@ static int begin(zc_pool *pool, struct round **out)
 
 static void end(struct round *round)
 {
-    const struct zc_alloc_ops *ops = round->pool->alloc_ops;
-
-    if (round->unit) /* what is not written of it stays */
-        round->sums.frames += ops->release(round->pool->alloc, round->unit);
     zc_batch_destroy(round->batch);
     zc_reader_end(&round->reader);
 }
@@ -411,17 +534,14 @@ static void end(struct round *round)
 static int write_back(zc_pool *pool, size_t frames, enum zc_writeback_cause cause,
                       struct zc_written_back *out)
 {
-    struct zc_alloc_stats stats;
     struct round *round;
     int error = begin(pool, &round);
     if (error)
         return error;
 
-    pool->alloc_ops->get_stats(pool->alloc, &stats);
-    round->tries = stats.frames; /* once each was tried, those that stay are all there is */
     error = zc_slots_update(&pool->writeback.slots, pool, round->store);
-    if (!error)
-        error = run(round, frames);
+    for (unsigned i = ZC_TIERS; !error && i-- > 0;) /* the coldest are in the cold one */
+        error = run_tier(round, i, frames);
     end(round);
     note(pool, round, cause, error);
     *out = round->sums;
@@ -477,7 +597,49 @@ void zc_writeback_reconsider(zc_pool *pool)
 
 /* ---- pages one by one ---- */
 
-static int add_owner(struct round *round, uint64_t owner, uint32_t idle)
+/* Which pages. */
+struct choice {
+    uint32_t
+        idle; /* seconds, those that have been for so long; 0: all, without a look at the budget */
+    uint16_t now;
+    uint32_t oldest; /* seconds, of those that have not */
+    bool is_all;     /* there are no such */
+};
+
+static bool is_chosen(void *arg, const struct zc_shard *shard, struct zc_entry *entry)
+{
+    struct choice *choice = arg;
+
+    (void)shard;
+    if (choice->idle == 0)
+        return !zc_entry_is_written(entry);
+    if (!zc_entry_has_zpage(entry) && !zc_entry_is_cold(entry))
+        return false;
+    uint32_t idle = zc_entry_idle(entry, choice->now);
+    if (idle >= choice->idle)
+        return true;
+    choice->is_all = false;
+    choice->oldest = (uint32_t)zc_max(choice->oldest, idle);
+    return false;
+}
+
+/* The shard is locked. An extent is as young as its youngest page. */
+static bool is_still_chosen(struct choice *choice, struct zc_shard *shard, uint64_t object,
+                            struct zc_entry *entry)
+{
+    if (!zc_entry_is_cold(entry) || choice->idle == 0)
+        return is_chosen(choice, shard, entry);
+
+    const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
+    bool is_idle = true;
+    for (unsigned live = extent->live; live; live &= live - 1)
+        is_idle &= is_chosen(
+            choice, shard,
+            zc_index_find(&shard->index, object, extent->first + (unsigned)__builtin_ctz(live)));
+    return is_idle;
+}
+
+static int add_owner(struct round *round, uint64_t owner, struct choice *choice)
 {
     struct zc_shard *shard;
     uint64_t object;
@@ -486,20 +648,20 @@ static int add_owner(struct round *round, uint64_t owner, uint32_t idle)
 
     if (!entry)
         return 0;
-    if (idle == 0 || (zc_entry_has_zpage(entry) &&
-                      zc_entry_idle(entry, zc_store_now(round->pool->store)) >= idle))
-        error = add(round, owner, object, entry);
+    if (is_still_chosen(choice, shard, object, entry))
+        error = zc_entry_is_cold(entry) ? add_extent(round, shard, object, entry)
+                                        : add(round, shard, owner, object, entry);
     zc_shard_unlock(shard);
+    zc_reader_unlocked(&round->reader);
     return error;
 }
 
-/* Those that have been idle for so many seconds, within the budget; 0: all, without a look at it. */
-static int write_owners(struct round *round, const struct zc_owners *owners, uint32_t idle)
+static int write_owners(struct round *round, const struct zc_owners *owners, struct choice *choice)
 {
     int error = zc_slots_update(&round->pool->writeback.slots, round->pool, round->store);
 
     for (size_t i = 0; !error && i < owners->count;) {
-        int full = add_owner(round, owners->list[i], idle);
+        int full = add_owner(round, owners->list[i], choice);
         if (!full) {
             i++;
             continue;
@@ -507,81 +669,78 @@ static int write_owners(struct round *round, const struct zc_owners *owners, uin
         error = write_batch(round);
         if (!error)
             error = make_room(round, full);
-        if (!error && idle && budget(round->pool, round->store) <= 0)
+        if (!error && choice->idle && budget(round->pool, round->store) <= 0)
             error = -EDQUOT;
     }
     return error ? error : write_batch(round);
 }
 
-/* `running` is held. */
-static int write_shard(zc_pool *pool, struct zc_shard *shard, uint32_t idle,
-                       enum zc_writeback_cause cause, struct zc_owners *owners, size_t *pages)
+/* `running` is held. *pages: how many went. */
+static int write_listed(zc_pool *pool, const struct zc_owners *owners, struct choice *choice,
+                        size_t *pages)
 {
     struct round *round;
-    int error = zc_owners_list(pool, shard, idle, owners);
-
-    if (error || owners->count == 0)
-        return error;
-    error = begin(pool, &round);
+    int error = begin(pool, &round);
     if (error)
         return error;
-    error = idle && budget(pool, round->store) <= 0 ? -EDQUOT : write_owners(round, owners, idle);
+
+    bool may = choice->idle == 0 || budget(pool, round->store) > 0;
+    error = may ? write_owners(round, owners, choice) : -EDQUOT;
     end(round);
-    note(pool, round, cause, error);
-    *pages += round->sums.pages;
+    note(pool, round, choice->idle ? ZC_WRITEBACK_IDLE : ZC_WRITEBACK_USER, error);
+    *pages = round->sums.pages;
     free(round);
+    return error;
+}
+
+static int write_shard(zc_pool *pool, struct zc_shard *shard, struct choice *choice)
+{
+    struct zc_owners owners;
+    size_t pages = 0;
+
+    pthread_mutex_lock(&pool->writeback.running);
+    choice->now = zc_store_now(pool->store);
+    int error = zc_owners_list(pool, shard, SIZE_MAX, is_chosen, choice, &owners);
+    if (!error && owners.count > 0)
+        error = write_listed(pool, &owners, choice, &pages);
+    pthread_mutex_unlock(&pool->writeback.running);
+    free(owners.list);
+    if (choice->idle)
+        zc_pool_freed(pool, pages);
     return error;
 }
 
 int zc_writeback_save(zc_pool *pool)
 {
+    struct choice all = {0};
     int error = 0;
 
-    pthread_mutex_lock(&pool->writeback.running);
-    for (size_t i = 0; !error && i < ZC_SHARDS; i++) {
-        struct zc_owners owners;
-        size_t pages = 0;
-        error = write_shard(pool, &pool->shards[i], 0, ZC_WRITEBACK_USER, &owners, &pages);
-        free(owners.list);
-    }
-    pthread_mutex_unlock(&pool->writeback.running);
-    return error;
-}
-
-/* A shard at a time, so that a put that waits for room has its turn. *oldest: seconds, of the pages that stay
- * as they are not old enough. */
-static int write_idle(zc_pool *pool, uint32_t idle, uint32_t *oldest, bool *is_all)
-{
-    int error = 0;
-
-    for (size_t i = 0; !error && i < ZC_SHARDS && !pool->store->keeper.stopping; i++) {
-        struct zc_owners owners;
-        size_t pages = 0;
-        pthread_mutex_lock(&pool->writeback.running);
-        error = write_shard(pool, &pool->shards[i], idle, ZC_WRITEBACK_IDLE, &owners, &pages);
-        pthread_mutex_unlock(&pool->writeback.running);
-        free(owners.list);
-        *oldest = (uint32_t)zc_max(*oldest, owners.oldest);
-        *is_all &= owners.is_all;
-        zc_pool_freed(pool, pages);
-    }
+    for (size_t i = 0; !error && i < ZC_SHARDS; i++)
+        error = write_shard(pool, &pool->shards[i], &all);
     return error;
 }
 
 uint64_t zc_writeback_idle(zc_pool *pool)
 {
-    uint32_t idle = (uint32_t)zc_param(pool, ZC_PARAM_WRITEBACK_AFTER), oldest = 0;
-    bool is_all = true;
+    const zc_store *store = pool->store;
+    struct choice choice = {
+        .idle = (uint32_t)zc_param(pool, ZC_PARAM_WRITEBACK_AFTER),
+        .is_all = true,
+    };
+    int error = 0;
 
-    if (idle == 0 || pool->dead || !zc_writeback_is_open(pool))
+    if (choice.idle == 0 || pool->dead || !zc_writeback_is_open(pool))
         return UINT64_MAX;
     if (is_left_alone(pool))
         return pool->writeback.retry_at;
-    int error = write_idle(pool, idle, &oldest, &is_all);
+    /* A shard at a time: a put that waits for room has its turn. */
+    for (size_t i = 0; !error && i < ZC_SHARDS && !store->keeper.stopping; i++)
+        error = write_shard(pool, &pool->shards[i], &choice);
     if (error)
-        return zc_max64(pool->writeback.retry_at, zc_store_ns(pool->store) + DELAY_MIN_NS);
-    if (is_all)
+        return zc_max64(pool->writeback.retry_at, zc_store_ns(store) + DELAY_MIN_NS);
+    if (choice.is_all)
         return UINT64_MAX;
-    uint32_t rest = (uint32_t)zc_max(idle - oldest, zc_min(idle / 8, REST_MAX));
-    return zc_store_ns(pool->store) + (rest + 1) * ZC_SECOND_NS; /* ages are of whole seconds */
+    uint32_t rest = (uint32_t)zc_max(choice.idle - zc_min(choice.oldest, choice.idle),
+                                     zc_min(choice.idle / 8, REST_MAX));
+    return zc_store_ns(store) + (rest + 1) * ZC_SECOND_NS; /* ages are of whole seconds */
 }

@@ -33,6 +33,8 @@ CHANGES = [
     *[("poor_run_limit", value) for value in ("0", "1", "3")],
     *[("writeback_auto", value) for value in ("0", "1")],
     *[("writeback_after", value) for value in ("0", "1000", "1000")],
+    *[("cold_extent", value) for value in ("1", "2", "4", "8", "16")],
+    *[("cold_readahead", value) for value in ("0", "1")],
 ]
 CAUSES = ["evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph"]
 WRITTEN = ["writeback_user", "writeback_limit", "writeback_pressure", "writeback_idle"]
@@ -40,6 +42,7 @@ MOVED = [
     *["compacted_frames", "compacted_zpages", "reclaimed_frames", "reclaimed_zpages"],
     *["writeback_frames", "writeback_errors", "wear_evicted", "wear_cleaned", "wear_metadata"],
     *[name for cause in [*CAUSES, *WRITTEN] for name in (cause, f"{cause}_frames")],
+    *["recompressed_frames", "cold_extents", "cold_bytes", "cold_frames"],
 ]
 keys = st.tuples(st.sampled_from(OBJECTS), st.one_of(st.integers(0, 12), st.just(2**32 - 1)))
 pools = st.sampled_from(POOLS)
@@ -59,7 +62,7 @@ class StoreMachine(RuleBasedStateMachine):
     config = "host"
     page_size = 4096
     reached: Counter[str]
-    """Commands with their answers' first words, over all runs."""
+    """Commands with their answers' first words, over all runs; and why pages were written by themselves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,14 +105,16 @@ class StoreMachine(RuleBasedStateMachine):
             for object_id in {key[0] for key in pool.pages}:
                 assert self.driver.ask("flobj", name, object_id) == pool.flush_object(object_id)
             stats = self.driver.stats(name)
-            held = ("zpages", "same_filled", "raw_pages", "zbytes", "frames", "written_pages", "written_bytes")
+            held = ["zpages", "same_filled", "raw_pages", "zbytes", "frames", "written_pages", "written_bytes"]
+            held += ["cold_pages", "cold_extents", "cold_bytes", "cold_frames"]
             assert not any(stats[what] for what in held)
         totals = self.driver.totals()
         assert totals["frames"] == totals["reserve_frames"] == 0
 
     def content(self, seed: int, eighths: int) -> str:
-        """eighths of a page of random bytes; 0: a same-filled page."""
-        return f"rand:{seed}:{self.page_size * eighths // 8}" if eighths else f"fill:{seed}"
+        """eighths of a page of random bytes, or of random half bytes; 0: a same-filled page."""
+        kind = "half" if seed % 2 else "rand"
+        return f"{kind}:{seed}:{self.page_size * eighths // 8}" if eighths else f"fill:{seed}"
 
     def check_put(self, pool: str, key: Key, content: str, answer: str, *, inactive: bool = False) -> None:
         model = self.model[pool]
@@ -236,6 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
         key = self.a_key(data, pool)
         expected = self.model[pool].get(key, peek=peek) if pool in self.model else "err ENOENT"
         assert self.driver.ask("peek" if peek else "get", pool, *key) == expected
+        self.find_warmed(pool)
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), peek=st.booleans())
@@ -244,6 +250,17 @@ class StoreMachine(RuleBasedStateMachine):
         some = self.some_keys(data, pool)
         answers = self.driver.batch("peeks" if peek else "gets", pool, [f"{key[0]} {key[1]}" for key in some])
         assert answers == [self.model[pool].get(key, peek=peek) for key in some]
+        self.find_warmed(pool)
+
+    def find_warmed(self, pool: str) -> None:
+        model = self.model.get(pool)
+        if not model or not model.params["cold_readahead"]:
+            return
+        for key, held in sorted(model.pages.items()):
+            if held.kind == "cold" and self.driver.ask("where", pool, *key) == "zpage":
+                zsize = int(self.driver.ask("size", pool, *key))
+                assert self.sizes.setdefault((model.codec, held.content), zsize) == zsize
+                model.warm(key, zsize)
 
     @rule(data=st.data())
     def flush(self, data: st.DataObject) -> None:
@@ -351,15 +368,6 @@ class StoreMachine(RuleBasedStateMachine):
         assert after["pers_zpages"] == before["pers_zpages"]
         self.settle()
 
-    @rule(seconds=st.sampled_from([100, 2000]))
-    def grow_old(self, seconds: int) -> None:
-        """The clock is moved on. What was idle for long, and may leave, has left then."""
-        assert self.driver.ask("skip", seconds) == "ok"
-        self.settle()
-        for model in self.model.values():
-            if seconds > model.params["writeback_after"] > 0 and model.backing:
-                assert not any(map(model.must_leave, model.in_memory()))
-
     def settle(self) -> None:
         """What was dropped in the background, or for a persistent pool's sake, is not there any more."""
         assert self.driver.ask("settle") == "ok"
@@ -385,12 +393,65 @@ class StoreMachine(RuleBasedStateMachine):
         assert model.backing
         self.wrote = model.is_well = True
         self.by_itself[name] = written
+        self.reached.update(f"{cause} pages" for cause in WRITTEN[1:] if stats[cause])
         for key in model.in_memory():
             if self.driver.ask("where", name, *key) == "written":
                 model.write_back(key)
                 more -= 1
         assert more >= 0  # some were put again, or flushed
         model.count["writeback_pages"] += more
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), frames=st.sampled_from([1, 3, 10**6]), codec=st.sampled_from(["zstd:3", "lz4"]))
+    def recompress(self, data: st.DataObject, frames: int, codec: str) -> None:
+        pool = self.a_held_pool(data)
+        assert self.driver.ask("param", pool, "cold_codec", codec) == "ok"
+        before = self.driver.stats(pool)["frames"]
+        _, freed, _, pages, _, extents, said = self.driver.ask("recompress", pool, frames).split()
+        assert said == "ok"
+        assert int(freed) == max(0, before - self.driver.stats(pool)["frames"])
+        assert int(extents) <= int(pages)
+        assert int(pages) == len(self.find_chilled(pool))
+
+    @rule(seconds=st.sampled_from([1000, 2000]))
+    def let_time_pass(self, seconds: int) -> None:
+        """Every page becomes idle for longer. What an example takes by itself is less by far.
+
+        What was idle for long, and may leave, has left then."""
+        self.skip(seconds)
+        for model in self.model.values():
+            if seconds > model.params["writeback_after"] > 0 and model.backing:
+                assert not any(map(model.must_leave, model.in_memory()))
+
+    def skip(self, seconds: int) -> None:
+        assert self.driver.ask("skip", seconds) == "ok"
+        for model in self.model.values():
+            model.now += seconds
+        self.settle()
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), seconds=st.sampled_from([500, 1500]))
+    def recompress_idle(self, data: st.DataObject, seconds: int) -> None:
+        pool = self.a_held_pool(data)
+        model = self.model[pool]
+        before = self.driver.stats(pool)["frames"]
+        _, freed, _, pages, *_, said = self.driver.ask("recompress-idle", pool, seconds).split()
+        assert said == "ok" or (said == "ENOMEM" and self.limit)
+        assert int(freed) == max(0, before - self.driver.stats(pool)["frames"])
+        chilled = self.find_chilled(pool)
+        assert int(pages) == len(chilled)
+        assert all(model.now - model.used[key] >= seconds for key in chilled)
+
+    def find_chilled(self, pool: str) -> list[Key]:
+        """Warm pages that have become cold."""
+        model = self.model[pool]
+        held = [key for key in sorted(model.in_memory()) if model.pages[key].kind != "cold"]
+        for key in held:
+            kind = self.driver.ask("where", pool, *key)
+            if kind == "cold":
+                model.chill(key)
+            assert kind == model.pages[key].kind
+        return [key for key in held if model.pages[key].kind == "cold"]
 
     def forget_dropped(self, pool: str, held: set[Key]) -> None:
         for key in held:
@@ -465,8 +526,7 @@ class StoreMachine(RuleBasedStateMachine):
         _, said = self.do_write_back(pool, 10**6)
         assert self.driver.ask("fault", call, error, 0, 0) == "ok"
         assert said in ("ok", "EIO", "ENOSPC", "ENXIO")
-        assert self.driver.ask("skip", 100) == "ok"  # it is left alone for less
-        self.settle()
+        self.skip(100)  # it is left alone for less
 
     def do_write_back(self, pool: str, frames: int) -> tuple[int, str]:
         """Frames freed, and how it ended; the model learns which pages went."""
@@ -528,7 +588,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.create(name)
         assert self.attach(name, old.backing) == "ok"
         model = self.model[name]
-        model.backing, model.in_place = old.backing, old.in_place
+        model.backing, model.in_place, model.wrote_extents = old.backing, old.in_place, old.wrote_extents
         for key, held in sorted(old.pages.items()):
             where = self.driver.ask("where", name, *key)
             if where == "none":
@@ -568,12 +628,17 @@ class StoreMachine(RuleBasedStateMachine):
             for moved in ("zpages", "frames"):
                 suffix = "_frames" if moved == "frames" else ""
                 assert stats[f"reclaimed_{moved}"] == sum(stats[cause + suffix] for cause in CAUSES)
+            if pool.wrote_extents:
+                stats["written_bytes"] = expected["written_bytes"]
+            assert stats["cold_extents"] <= stats["cold_pages"] <= 16 * stats["cold_extents"]
+            warm = frames - stats["cold_frames"]
+            assert -(-stats["cold_bytes"] // self.page_size) <= stats["cold_frames"] <= 8 * 16 * stats["cold_extents"]
             for counter in MOVED:
                 stats.pop(counter)
             assert {key: value for key, value in stats.items() if value} == {
                 key: value for key, value in expected.items() if value
             }
-            assert frames in pool.frames()
+            assert warm in pool.frames()
             assert used == frames * self.page_size + metadata
             assert metadata > 0
 
@@ -589,7 +654,16 @@ class StoreMachine(RuleBasedStateMachine):
             if not pool.ephemeral:
                 expected["unsaved" if pool.backing else "pers_unsaved"] += in_memory
             expected[f"{kind}_pageframes"] += stats["frames"]
-            for both in ("frames", "same_filled", "zbytes", "written_pages", "written_bytes"):
+            both_have = (
+                "frames",
+                "same_filled",
+                "zbytes",
+                "written_pages",
+                "written_bytes",
+                "cold_pages",
+                "cold_bytes",
+            )
+            for both in both_have:
                 expected[both] += stats[both]
         for name in ("pressures", "pressure_source"):
             totals.pop(name)

@@ -16,7 +16,7 @@ Key = tuple[int, int]
 class Held:
     content: str
     kind: str
-    """zpage, fill, raw, or written: in the backing store."""
+    """zpage, fill, raw, cold: in an extent, or written: in the backing store."""
     zsize: int
 
 
@@ -34,6 +34,12 @@ class Pool:
     """The backing store's layout; none: \"\"."""
     is_well: bool = True
     """The last writeback did not fail."""
+    now: int = 0
+    """Seconds that it has been older than it is."""
+    used: dict[Key, int] = field(default_factory=dict)
+    """Of each page, when it was put or last got."""
+    wrote_extents: bool = False
+    """Records of several pages: how large they are is not told."""
     in_place: int | None = None
     """The object whose pages are in it, in place; None: not told yet."""
     poor_run: int = 0
@@ -54,6 +60,8 @@ class Pool:
             "writeback_after": 0,
             "nonactive_puts_ignored": 0,
             "poor_run_limit": 0,
+            "cold_extent": 4,
+            "cold_readahead": 0,
         }
 
     def zpages(self) -> list[Held]:
@@ -117,6 +125,7 @@ class Pool:
         self.count["dup_puts"] += old is not None
         self.count["kept_rejected"] += kind == "raw"
         self.pages[key] = Held(content, kind, zsize)
+        self.used[key] = self.now
         if kind == "zpage":
             self.cumul[self.bucket(zsize)] += 1
         return f"stored {zsize}"
@@ -127,6 +136,8 @@ class Pool:
         if not held:
             return "err ENOENT"
         self.count["gets_found"] += 1
+        if not peek:
+            self.used[key] = self.now
         if self.params["exclusive_gets"] and not peek:
             del self.pages[key]
         self.count["written_gets"] += held.kind == "written"
@@ -140,7 +151,7 @@ class Pool:
 
     def in_memory(self) -> set[Key]:
         """Pages that have a place in memory."""
-        return {key for key, held in self.pages.items() if held.kind in ("zpage", "raw")}
+        return {key for key, held in self.pages.items() if held.kind in ("zpage", "raw", "cold")}
 
     def may_leave(self, key: Key) -> bool:
         """Would it find a place in the backing store?"""
@@ -158,8 +169,25 @@ class Pool:
         self.leave(key)
         self.count["writeback_pages"] += 1
 
+    def chill(self, key: Key) -> None:
+        """The page has become one of an extent."""
+        held = self.pages[key]
+        assert held.kind in ("zpage", "raw")
+        self.pages[key] = Held(held.content, "cold", 0)
+        self.count["recompressed_pages"] += 1
+
+    def warm(self, key: Key, zsize: int) -> None:
+        """Another page of its extent was got, or itself."""
+        held = self.pages[key]
+        assert held.kind == "cold"
+        assert 0 < zsize <= self.params["zv_max_zsize"]
+        self.pages[key] = Held(held.content, "zpage", zsize)
+        self.used[key] = self.now
+        self.count["warmed_pages"] += 1
+
     def leave(self, key: Key) -> None:
         held = self.pages[key]
+        self.wrote_extents |= held.kind == "cold" and self.backing == "packed"
         size = 8 if held.kind == "fill" else held.zsize
         if self.backing == "in_place":
             self.in_place = key[0]
@@ -193,6 +221,7 @@ class Pool:
             "zpages": kinds["zpage"],
             "same_filled": kinds["fill"],
             "raw_pages": kinds["raw"],
+            "cold_pages": kinds["cold"],
             "zbytes": sum(held.zsize for held in self.zpages()),
             "written_pages": kinds["written"],
             "written_bytes": sum(held.zsize for held in self.pages.values() if held.kind == "written"),

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The cold tier: pages touched long ago are compressed again, by a denser codec, runs of adjacent ones of
+ * an object together. What comes of it is an extent, see extent.h.
+ *
+ * Which pages: on demand those in the frames touched longest ago, each with its whole run; by itself those
+ * that have been idle for cold_after seconds, page by page, a page that is not being as if absent from its
+ * run. An extent of which few pages are left joins the run, and is made anew by itself if it has fewer than
+ * half.
+ *
+ * A run is copied out, a page under its shard's lock at a time, and compressed with no lock held. Then those
+ * pages that are still the same are made members of the new extent. What does not get smaller is marked
+ * (ZC_SPAN_POOR), and left alone until it is put, or a parameter is set, unless a neighbour is tried.
+ */
+#ifndef ZC_STORE_COLD_H
+#define ZC_STORE_COLD_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <zcache/store.h>
+
+#include "base/node.h"
+
+#define ZC_EXTENT_PAGES 16u /* at most */
+#define ZC_EXTENT_CLASSES 4u
+#define ZC_COLD_CODEC_MAX 63u  /* bytes */
+#define ZC_COLD_CODEC "zstd:6" /* by zc_bench cold */
+#define ZC_COLD_EXTENT 4u      /* pages; of twice as many a get costs over 4 times a page's */
+#define ZC_COLD_CPU_PERCENT 10u
+
+struct zc_cold_round;
+struct zc_reader;
+
+/* A pool's. */
+struct zc_cold {
+    void *_Atomic alloc;               /* zsmalloc's, for extents; NULL: there were none yet */
+    char codec[ZC_COLD_CODEC_MAX + 1]; /* a spec; under the codecs' lock */
+    atomic_bool is_changed;            /* parameters were, since the chore began its round */
+    /* Under zc_writeback.running, for rounds of both never run together: */
+    struct zc_cold_round *round; /* the chore's, between its slices; NULL: none is under way */
+    unsigned yields;             /* slices in a row in which others used the store */
+};
+
+/* Nobody uses the pool any more. */
+void zc_cold_fini(zc_pool *pool);
+
+/* As zc_pool_recompress(). `why` may be NULL. */
+int zc_cold_recompress(zc_pool *pool, size_t frames, struct zc_recompressed *out,
+                       struct zc_text *why);
+/* Of the extents made from now on. As zc_pool_set_codec(). */
+int zc_cold_set_codec(zc_pool *pool, const char *spec, struct zc_text *why);
+void zc_cold_show_codec(zc_pool *pool, struct zc_text *out);
+/* A parameter was set: what saved nothing before may save something now. */
+void zc_cold_reconsider(zc_pool *pool);
+
+/* A chore, see keeper.h: recompresses pages idle for cold_after seconds, in slices that take no more than
+ * cold_cpu_percent of a CPU, and less while others use the store. */
+uint64_t zc_cold_idle(zc_pool *pool);
+
+/* The pages of the extent that the reader has unpacked, and whose shard is unlocked since, are made warm
+ * again, by the pool's codec: from `first` on those of `live`, as far as they are still in it. */
+void zc_cold_warm(struct zc_reader *reader, const struct zc_key *first, uint16_t live);
+
+#endif
