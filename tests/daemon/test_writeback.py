@@ -188,7 +188,7 @@ def test_a_full_disk_is_told_when_the_store_is_set(tmp_path: Path) -> None:
     pool = one.pool("swap")
     refused = backing(one, tmp_path / "disk" / "store")
     assert refused.startswith("ERR ENOSPC ")
-    assert f"{tmp_path}/disk/store" in refused
+    assert f"{tmp_path}/disk/store: no room for " in refused
     fill(one, pool, 6)
     assert missing(one, pool, 6) == set()
     assert one.ask("get pools/swap/backing") == "OK 5\nnone\n"
