@@ -236,6 +236,32 @@ def test_a_bad_backing_store_is_refused_in_one_line(host_daemon: Daemon, value: 
     assert host_daemon.ask("set pools/swap/writeback 1").startswith("ERR ENXIO writeback: pool 'swap' has no backing")
     assert host_daemon.ask("set pools/swap/writeback 0").startswith("ERR ERANGE writeback: '0'")
 
+    refused = host_daemon.ask(f'set pools/create "name=new kind=persistent {value}"')
+    assert refused.startswith("ERR ")
+    assert refused.count("\n") == 1
+    assert host_daemon.ask("get pools/new/id").startswith("ERR ENOENT ")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_pool_is_created_with_what_is_in_its_backing_store(tmp_path: Path, layout: str) -> None:
+    create = f'set pools/create "name=swap kind=persistent path={tmp_path / "store"} layout={layout}'
+    one = start("host-asan", tmp_path / "run")
+    assert one.ask(f'{create} size=16M"') == "OK 0\n"
+    assert one.ask(f'{create} size=16M reset=1"').startswith("ERR EEXIST pool 'swap' exists already")
+    fill(one, 1)
+    one.stop()
+
+    one = start("host-asan", tmp_path / "run")
+    assert one.ask(f'{create} size=odd"').startswith("ERR EINVAL ")
+    assert one.ask(f'{create.replace("persistent", "ephemeral")}"').startswith("ERR EPERM ")
+    assert one.ask(f'{create}"') == "OK 0\n"
+    assert stat(one, "pools/swap/stats/written_pages") == COUNT
+    assert missing(one, stat(one, "pools/swap/id")) == set()
+    assert one.ask("set pools/swap/destroy 1") == "OK 0\n"
+    assert one.ask(f'{create}"') == "OK 0\n"
+    assert stat(one, "pools/swap/stats/written_pages") == 0
+    one.stop()
+
 
 def test_whose_store_it_is(host_daemon: Daemon, tmp_path: Path) -> None:
     """One at a time, of one pool, and of a persistent one."""
