@@ -80,7 +80,7 @@ int zc_parse_backing(const char *value, struct zc_backing_request *request, stru
     }
     if (request->path[0] == '/')
         return 0;
-    zc_text_add(why, "backing: path='%s' is needed, from / on; or none", request->path);
+    zc_text_add(why, "backing: '%s' is no path from / on, nor none", request->path);
     return -EINVAL;
 }
 

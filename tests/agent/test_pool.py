@@ -273,7 +273,7 @@ class TestWriteback:
         (tmp_path / "letter").write_text("to whom it may concern" * 1000)
         fails(local_daemon("pool", "backing", "p", tmp_path / "letter"), 5, "letter", "--reset")
         fails(local_daemon("pool", "backing", "e", tmp_path / "store", "--size", "16M"), 5, "'e' is ephemeral")
-        fails(local_daemon("pool", "backing", "p", "store"), 5, "path='store'")
+        fails(local_daemon("pool", "backing", "p", "store"), 5, "'store' is no path")
         fails(local_daemon("pool", "backing", "p", tmp_path / "store", "--layout", "odd"), 2, "odd")
         for frames in ("0", "x", "1.5"):
             fails(local_daemon("pool", "writeback", "p", frames), 5, f"'{frames}'")

@@ -215,8 +215,8 @@ def test_a_store_that_vanishes_costs_the_pages_in_it_only(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
-        ("path=store", "path='store' is needed, from / on"),
-        ("layout=packed", "is needed, from / on"),
+        ("path=store", "'store' is no path from / on"),
+        ("layout=packed", "'' is no path from / on"),
         ("path=/tmp/x layout=odd", "layout 'odd' is not packed or in_place"),
         ("path=/tmp/x size=5%", "'size=5%' is not path=PATH"),
         ("path=/tmp/x colour=red", "'colour=red' is not path=PATH"),

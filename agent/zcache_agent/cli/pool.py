@@ -20,6 +20,7 @@ _BACKING_HINTS = {
     "EEXIST": "--reset overwrites what is there",
     "ESTALE": "--reset gives up what is there",
     "EUCLEAN": "--reset gives up what is there",
+    "EINVAL": "e.g. /data/local/tmp/store --size 1G, or a block device",
     "EPERM": "a persistent pool takes a backing store",
     "ENOENT": "zcache pool list shows the pools; a new store needs a directory that is there",
     "ENOTSUP": "without --direct the page cache is used",
