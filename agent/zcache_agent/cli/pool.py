@@ -43,16 +43,17 @@ def pool() -> None:
 @click.option("--layout", type=_LAYOUTS, help="Of the backing store; packed is the default.")
 @click.option("--backing-size", metavar="SIZE", help="Make the file, or extend it, to that: bytes, 64M, 2G.")
 @click.option("--reset", is_flag=True, help="Overwrite whatever is in the backing store.")
+@click.option("--direct", is_flag=True, help="Refuse a backing store that would go through the page cache.")
 @pass_session
-def create(session: Session, name: str, kind: str, allocator: str | None, codec: str | None,
-           backing: str | None, layout: str | None, backing_size: str | None, reset: bool) -> None:  # fmt: skip
+def create(session: Session, name: str, kind: str, allocator: str | None, codec: str | None, backing: str | None,
+           layout: str | None, backing_size: str | None, reset: bool, direct: bool) -> None:  # fmt: skip
     """Make a pool."""
-    if backing is None and (layout or backing_size or reset):
-        raise Usage("--layout, --backing-size and --reset are of a backing store", hint="give --backing PATH, too")
+    if backing is None and (layout or backing_size or reset or direct):
+        raise Usage("--layout, --backing-size, --reset, --direct: of what?", hint="give --backing PATH, too")
     wanted = _words(name=name, kind=kind, allocator=allocator, codec=codec)
     ways_out = {"EINVAL": "zcache pool create --help", "ENOENT": _CODEC_HINTS["ENOENT"]}
     if backing is not None:
-        wanted += " " + _backing_words(backing, layout, backing_size, reset=reset)
+        wanted += " " + _backing_words(backing, layout, backing_size, reset=reset, direct=direct)
         ways_out |= _BACKING_HINTS | {"EEXIST": "zcache pool list shows the pools; --reset overwrites a store"}
     with hints(**ways_out):
         session.control.set(("pools/create", wanted))
