@@ -18,6 +18,8 @@ _AT_MOST = (
     ("kept_rejected", "stored_puts"),
     ("written_gets", "gets"),
     ("read_errors", "written_gets"),
+    ("cold_extents", "cold_pages"),
+    ("cold_frames", "frames"),
 )
 """Pairs of a pool's counters of which the first counts a part of the second."""
 _CAUSES = ("evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph")
@@ -69,7 +71,7 @@ def _pools(values: Mapping[str, str]) -> dict[str, dict[str, int]]:
 
 
 def _held(pool: Mapping[str, int]) -> int:
-    return pool["zpages"] + pool["same_filled"] + pool["raw_pages"]
+    return pool["zpages"] + pool["same_filled"] + pool["raw_pages"] + pool["cold_pages"]
 
 
 def wrong_in_pool(pool: Mapping[str, int], page_size: int) -> Iterator[str]:
@@ -113,6 +115,8 @@ def wrong_sums(values: Mapping[str, str]) -> Iterator[str]:
         "written_pages": total("written_pages"),
         "written_bytes": total("written_bytes"),
         **{cause + unit: total(cause + unit) for cause in _CAUSES for unit in ("", "_frames")},
+        "cold_pages": total("cold_pages"),
+        "cold_bytes": total("cold_bytes"),
     }
     for name, counted in sums.items():
         yield from _equal(f"stats/{name}", int(values[f"stats/{name}"]), "what the pools have", counted)

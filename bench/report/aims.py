@@ -3,9 +3,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 
 from bench.measure import Facts
 
+from .sections import cold_default, cold_to_zram, cold_to_zstd
 from .table import table
 from .zram import memory_ratio
 
@@ -31,7 +33,7 @@ class Aim:
 
 
 def aims(facts: Facts) -> list[Aim]:
-    return [*beside_zram(facts), *threads(facts), *memory(facts), *beside_codec(facts)]
+    return [*beside_zram(facts), *threads(facts), *memory(facts), *cold(facts), *beside_codec(facts)]
 
 
 def aims_table(found: Sequence[Aim]) -> str:
@@ -110,6 +112,18 @@ def memory(facts: Facts) -> list[Aim]:
         Aim("index and metadata a page, bytes", 40, metadata, 32),
         Aim("frames to bytes left, compacted", 1.1, frames),
         Aim("used_bytes against the OS, %", 2, difference),
+    ]
+
+
+def cold(facts: Facts) -> list[Aim]:
+    corpora = facts["cold"]
+    gets = {corpus: cold_default(f)["get_ns"] / cold_default(f)["zstd_get_ns"] for corpus, f in corpora.items()}
+    zram = geometric_mean(cold_to_zram(facts, corpus) for corpus in corpora)
+    zstd = geometric_mean(cold_to_zstd(f) for f in corpora.values())
+    return [
+        Aim("memory once cold, times less than zram's, lz4", 1.7, {"geometric mean": zram}, 1.8, at_least=True),
+        Aim("memory once cold, times less than zstd page by page", 1.1, {"geometric mean": zstd}, 1.15, at_least=True),
+        Aim("get of a page of an extent, of zstd's single page", 4, gets),
     ]
 
 

@@ -79,14 +79,16 @@ static bool find_codec(struct recovery *recovery, const struct zc_record *record
     if (record->flags & (ZC_RECORD_RAW | ZC_RECORD_FILL))
         return true;
     if (slot >= ZC_POOL_CODECS || !recovery->is_held[slot]) {
-        recovery->error = zc_slots_hold(&recovery->pool->writeback.slots, slot, recovery->pool,
-                                        &recovery->number[slot % ZC_POOL_CODECS], recovery->why);
+        recovery->error =
+            zc_slots_hold(&recovery->pool->writeback.slots, slot, record->pages, recovery->pool,
+                          &recovery->number[slot % ZC_POOL_CODECS], recovery->why);
         if (recovery->error)
             return false;
         recovery->is_held[slot] = true;
     }
     *number = recovery->number[slot];
-    return true;
+    size_t room = zc_codecs_at(&recovery->pool->codecs, *number)->page_size;
+    return room == record->pages * recovery->pool->store->page_size;
 }
 
 /* It has a checksum, so this is but to be safe from one that another version wrote. */
@@ -340,12 +342,14 @@ bool zc_writeback_has_room(zc_pool *pool, const struct zc_pool_stats *stats)
 {
     struct zc_backing *store = zc_writeback_enter(pool);
     struct zc_backing_stats there;
-    uint64_t pages = stats->zpages + stats->raw_pages + stats->same_filled, needed;
+    uint64_t pages = stats->zpages + stats->raw_pages + stats->same_filled + stats->cold_pages,
+             needed;
     bool has_room = false;
 
     if (store) {
         zc_backing_get_stats(store, &there);
-        needed = stats->zbytes + stats->raw_pages * pool->store->page_size + pages * OVERHEAD;
+        needed = stats->zbytes + stats->cold_bytes + stats->raw_pages * pool->store->page_size +
+                 pages * OVERHEAD;
         if (there.layout == ZC_IN_PLACE)
             needed = pages * pool->store->page_size;
         has_room = !there.is_failed &&

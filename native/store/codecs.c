@@ -29,10 +29,11 @@ int zc_codecs_check(zc_store *store, const char *spec, struct zc_text *why)
     return error;
 }
 
-static int codec_new(zc_pool *pool, const char *spec, struct zc_codec **codec, struct zc_text *why)
+static int codec_new(zc_pool *pool, const char *spec, unsigned pages, struct zc_codec **codec,
+                     struct zc_text *why)
 {
-    int error =
-        zc_codec_create(spec, pool->store->page_size, find_dictionary, pool->store, codec, why);
+    int error = zc_codec_create(spec, pages * pool->store->page_size, find_dictionary, pool->store,
+                                codec, why);
 
     if (!error)
         charge(pool, (ptrdiff_t)(*codec)->memory);
@@ -52,8 +53,7 @@ static void number_free(zc_pool *pool, unsigned number)
 
     for (; compressor; compressor = next) {
         next = compressor->next;
-        charge(pool, -(ptrdiff_t)compressor->size);
-        free(compressor);
+        zc_compressor_free(pool, compressor);
     }
     codec_free(pool, pool->codecs.by_number[number].codec);
     memset(&pool->codecs.by_number[number], 0, sizeof(pool->codecs.by_number[number]));
@@ -61,7 +61,7 @@ static void number_free(zc_pool *pool, unsigned number)
 
 int zc_codecs_init(zc_pool *pool, const char *spec, struct zc_text *why)
 {
-    int error = codec_new(pool, spec, &pool->codecs.by_number[0].codec, why);
+    int error = codec_new(pool, spec, 1, &pool->codecs.by_number[0].codec, why);
 
     if (error)
         return error;
@@ -78,6 +78,11 @@ void zc_codecs_fini(zc_pool *pool)
         next = decompressor->next;
         charge(pool, -(ptrdiff_t)decompressor->size);
         free(decompressor);
+    }
+    for (struct zc_room *room = pool->codecs.rooms, *after; room; room = after) {
+        after = room->next;
+        charge(pool, -(ptrdiff_t)(sizeof(*room) + room->size));
+        free(room);
     }
     for (unsigned i = 0; i < ZC_POOL_CODECS; i++) {
         if (pool->codecs.by_number[i].codec)
@@ -143,11 +148,11 @@ static int add_locked(zc_pool *pool, struct zc_codec **codec, unsigned *number)
     return 0;
 }
 
-static int add(zc_pool *pool, const char *spec, bool is_current, unsigned *number,
+static int add(zc_pool *pool, const char *spec, unsigned pages, bool is_current, unsigned *number,
                struct zc_text *why)
 {
     struct zc_codec *codec;
-    int error = codec_new(pool, spec, &codec, why);
+    int error = codec_new(pool, spec, pages, &codec, why);
     if (error)
         return error;
 
@@ -171,12 +176,13 @@ int zc_codecs_set(zc_pool *pool, const char *spec, struct zc_text *why)
 {
     unsigned number;
 
-    return add(pool, spec, true, &number, why);
+    return add(pool, spec, 1, true, &number, why);
 }
 
-int zc_codecs_hold(zc_pool *pool, const char *spec, unsigned *number, struct zc_text *why)
+int zc_codecs_hold(zc_pool *pool, const char *spec, unsigned pages, unsigned *number,
+                   struct zc_text *why)
 {
-    return add(pool, spec, false, number, why);
+    return add(pool, spec, pages, false, number, why);
 }
 
 void zc_codecs_drop(zc_pool *pool, unsigned number)
@@ -193,7 +199,7 @@ void zc_codecs_show(zc_pool *pool, struct zc_text *out)
     pthread_mutex_unlock(&pool->codecs.lock);
 }
 
-static struct zc_compressor *compressor_new(zc_pool *pool, unsigned number)
+struct zc_compressor *zc_compressor_new(zc_pool *pool, unsigned number)
 {
     const struct zc_codec *codec = zc_codecs_at(&pool->codecs, number);
     size_t size = sizeof(struct zc_compressor) + codec->compressor_size + 2 * codec->bound;
@@ -211,6 +217,12 @@ static struct zc_compressor *compressor_new(zc_pool *pool, unsigned number)
     return compressor;
 }
 
+void zc_compressor_free(zc_pool *pool, struct zc_compressor *compressor)
+{
+    charge(pool, -(ptrdiff_t)compressor->size);
+    free(compressor);
+}
+
 struct zc_compressor *zc_compressor_take(zc_pool *pool)
 {
     pthread_mutex_lock(&pool->codecs.lock);
@@ -220,7 +232,7 @@ struct zc_compressor *zc_compressor_take(zc_pool *pool)
         pool->codecs.by_number[number].compressors = compressor->next;
     pool->codecs.by_number[number].users++;
     pthread_mutex_unlock(&pool->codecs.lock);
-    if (compressor || (compressor = compressor_new(pool, number)))
+    if (compressor || (compressor = zc_compressor_new(pool, number)))
         return compressor;
 
     pthread_mutex_lock(&pool->codecs.lock);
@@ -269,5 +281,34 @@ void zc_decompressor_give(zc_pool *pool, struct zc_decompressor *decompressor)
     pthread_mutex_lock(&pool->codecs.lock);
     decompressor->next = pool->codecs.decompressors;
     pool->codecs.decompressors = decompressor;
+    pthread_mutex_unlock(&pool->codecs.lock);
+}
+
+struct zc_room *zc_room_take(zc_pool *pool, size_t size)
+{
+    pthread_mutex_lock(&pool->codecs.lock);
+    struct zc_room **at = &pool->codecs.rooms, *found;
+    while (*at && (*at)->size < size)
+        at = &(*at)->next;
+    found = *at;
+    if (found)
+        *at = found->next;
+    pthread_mutex_unlock(&pool->codecs.lock);
+    if (found)
+        return found;
+
+    found = malloc(sizeof(*found) + size);
+    if (!found)
+        return NULL;
+    found->size = size;
+    charge(pool, (ptrdiff_t)(sizeof(*found) + size));
+    return found;
+}
+
+void zc_room_give(zc_pool *pool, struct zc_room *room)
+{
+    pthread_mutex_lock(&pool->codecs.lock);
+    room->next = pool->codecs.rooms;
+    pool->codecs.rooms = room;
     pthread_mutex_unlock(&pool->codecs.lock);
 }

@@ -12,6 +12,7 @@
 
 #include "base/base.h"
 #include "store/entry.h"
+#include "store/extent.h"
 
 #define ASK_AFTER 256u /* zpages freed, then the allocator is asked whether it is sparse */
 #define MISSES_MAX \
@@ -24,40 +25,50 @@ struct sums {
 /* ---- compaction ---- */
 
 /* False: the zpage has no place to go. */
-static bool move_zpage(zc_pool *pool, zc_handle handle, uint64_t owner, struct sums *sums)
+static bool move_zpage(zc_pool *pool, const struct zc_tier *tier, zc_handle handle, uint64_t owner,
+                       struct sums *sums)
 {
     struct zc_shard *shard;
-    uint64_t object;
-    struct zc_entry *entry = zc_entry_lock(pool, owner, handle, &shard, &object);
-    if (!entry)
+    uint64_t *noted = zc_handle_lock(pool, tier, owner, handle, &shard);
+    if (!noted)
         return true; /* its owner lets it go anyway, or does not have it yet */
 
-    zc_handle moved = pool->alloc_ops->move(pool->alloc, handle);
+    zc_handle moved = tier->ops->move(tier->alloc, handle);
     if (moved)
-        entry->word = moved;
+        *noted = moved;
     zc_shard_unlock(shard);
     if (!moved)
         return false;
-    pool->alloc_ops->free(pool->alloc, handle);
+    tier->ops->free(tier->alloc, handle);
     sums->zpages++;
     return true;
 }
 
 /* Empties one frame or zspage. False: there is none worth it. */
-static bool compact_one(zc_pool *pool, struct sums *sums)
+static bool compact_one(zc_pool *pool, const struct zc_tier *tier, struct sums *sums)
 {
-    uint32_t isolated = pool->alloc_ops->isolate(pool->alloc, ZC_ISOLATE_SPARSEST);
+    uint32_t isolated = tier->ops->isolate(tier->alloc, ZC_ISOLATE_SPARSEST);
     zc_handle at = 0;
     uint64_t owner;
 
     if (!isolated)
         return false;
-    while (pool->alloc_ops->next(pool->alloc, isolated, at, &at, &owner)) {
-        if (!move_zpage(pool, at, owner, sums))
+    while (tier->ops->next(tier->alloc, isolated, at, &at, &owner)) {
+        if (!move_zpage(pool, tier, at, owner, sums))
             break;
     }
-    sums->frames += pool->alloc_ops->release(pool->alloc, isolated);
+    sums->frames += tier->ops->release(tier->alloc, isolated);
     return true;
+}
+
+static void compact_tier(zc_pool *pool, const struct zc_tier *tier, size_t most, struct sums *sums)
+{
+    for (size_t i = 0, misses = 0; i < most && misses < MISSES_MAX; i++) {
+        size_t before = sums->frames;
+        if (!compact_one(pool, tier, sums))
+            break;
+        misses = sums->frames > before ? 0 : misses + 1;
+    }
 }
 
 /* compact_lock is held, so that two do not move zpages to and fro. */
@@ -65,11 +76,10 @@ static int64_t compact(zc_pool *pool, size_t most)
 {
     struct sums sums = {0};
 
-    for (size_t i = 0, misses = 0; i < most && misses < MISSES_MAX; i++) {
-        size_t before = sums.frames;
-        if (!compact_one(pool, &sums))
-            break;
-        misses = sums.frames > before ? 0 : misses + 1;
+    for (unsigned i = 0; i < ZC_TIERS; i++) {
+        struct zc_tier tier = zc_tier(pool, i);
+        if (tier.alloc)
+            compact_tier(pool, &tier, most, &sums);
     }
     zc_shard_lock(&pool->shards[0]); /* which only lends its lock and counters */
     pool->shards[0].stats.compacted_frames += sums.frames;
@@ -89,6 +99,16 @@ int64_t zc_pool_compact(zc_pool *pool)
     return frames;
 }
 
+static bool is_sparse(zc_pool *pool)
+{
+    for (unsigned i = 0; i < ZC_TIERS; i++) {
+        struct zc_tier tier = zc_tier(pool, i);
+        if (tier.alloc && tier.ops->is_sparse(tier.alloc))
+            return true;
+    }
+    return false;
+}
+
 void zc_pool_freed(zc_pool *pool, size_t zpages)
 {
     if (zpages == 0)
@@ -100,7 +120,7 @@ void zc_pool_freed(zc_pool *pool, size_t zpages)
     if (pthread_mutex_trylock(&pool->compact_lock) != 0)
         return; /* somebody is at it */
     atomic_store_explicit(&pool->freed, 0, memory_order_relaxed);
-    if (pool->alloc_ops->is_sparse(pool->alloc))
+    if (is_sparse(pool))
         compact(pool, freed); /* in proportion: whoever frees pays for it as it goes */
     pthread_mutex_unlock(&pool->compact_lock);
 }
@@ -116,31 +136,44 @@ struct reclaim {
     struct sums sums;
 };
 
+/* An owner's entry, with its shard locked, if that is what holds the zpage. */
+static struct zc_entry *lock_holder(zc_pool *pool, const struct zc_tier *tier, zc_handle handle,
+                                    uint64_t owner, struct zc_shard **shard, uint64_t *object)
+{
+    if (!tier->is_cold)
+        return zc_entry_lock(pool, owner, handle, shard, object);
+    struct zc_extent *extent = zc_extent_lock(pool, owner, handle, shard, object);
+    return extent ? zc_index_find(&(*shard)->index, *object, (uint32_t)owner) : NULL;
+}
+
 /* Offers a persistent page. Its entry may change meanwhile, so no lock is held. */
-static bool offer(struct reclaim *reclaim, zc_handle handle, uint64_t owner)
+static bool offer(struct reclaim *reclaim, const struct zc_tier *tier, zc_handle handle,
+                  uint64_t owner)
 {
     struct zc_shard *shard;
     struct zc_key key;
-    struct zc_entry *entry = zc_entry_lock(reclaim->pool, owner, handle, &shard, &key.object);
+    struct zc_entry *entry = lock_holder(reclaim->pool, tier, handle, owner, &shard, &key.object);
     if (!entry)
         return false;
 
     key.index = entry->index;
-    int error = zc_entry_load(&reclaim->reader, entry, reclaim->page);
+    int error = zc_entry_load(&reclaim->reader, shard, entry, reclaim->page);
     zc_shard_unlock(shard);
+    zc_reader_unlocked(&reclaim->reader);
     return !error && reclaim->evict(reclaim->arg, &key, reclaim->page) == 0;
 }
 
 /* False: it has to stay. */
-static bool drop_zpage(struct reclaim *reclaim, zc_handle handle, uint64_t owner)
+static bool drop_page(struct reclaim *reclaim, const struct zc_tier *tier, zc_handle handle,
+                      uint64_t owner)
 {
     zc_pool *pool = reclaim->pool;
     struct zc_shard *shard;
     uint64_t object;
 
-    if (pool->kind == ZC_PERSISTENT && !offer(reclaim, handle, owner))
+    if (pool->kind == ZC_PERSISTENT && !offer(reclaim, tier, handle, owner))
         return false;
-    struct zc_entry *entry = zc_entry_lock(pool, owner, handle, &shard, &object);
+    struct zc_entry *entry = lock_holder(pool, tier, handle, owner, &shard, &object);
     if (!entry)
         return false;
     struct zc_entry gone = zc_entry_take_out(pool, shard, object, entry);
@@ -150,38 +183,77 @@ static bool drop_zpage(struct reclaim *reclaim, zc_handle handle, uint64_t owner
     return true;
 }
 
+/* All pages of an extent, each by itself. False: one has to stay, and so the zpage. */
+static bool drop_zpage(struct reclaim *reclaim, const struct zc_tier *tier, zc_handle handle,
+                       uint64_t owner)
+{
+    zc_pool *pool = reclaim->pool;
+    struct zc_shard *shard;
+    uint64_t object;
+    bool all = true;
+
+    if (!tier->is_cold)
+        return drop_page(reclaim, tier, handle, owner);
+    struct zc_extent *extent = zc_extent_lock(pool, owner, handle, &shard, &object);
+    if (!extent)
+        return false;
+    unsigned live = extent->live;
+    uint64_t first = (owner >> 32 << 32) | extent->first;
+    zc_shard_unlock(shard);
+    for (; live; live &= live - 1)
+        all &= drop_page(reclaim, tier, handle, first + (unsigned)__builtin_ctz(live));
+    return all;
+}
+
+/* Frames that a tier has fewer than before. An extent's other parts free frames elsewhere. */
+static int64_t fewer(const struct zc_tier *tier, size_t before)
+{
+    size_t now = zc_tier_frames(tier);
+
+    return now < before ? (int64_t)(before - now) : 0;
+}
+
 /* Frames freed; -1: there is none to be had. What has to stay counts as young from now on, so that the
  * next one is another. */
-static int64_t reclaim_one(struct reclaim *reclaim)
+static int64_t reclaim_one(struct reclaim *reclaim, const struct zc_tier *tier)
 {
-    const struct zc_alloc_ops *ops = reclaim->pool->alloc_ops;
-    void *alloc = reclaim->pool->alloc;
+    const struct zc_alloc_ops *ops = tier->ops;
+    void *alloc = tier->alloc;
     uint32_t isolated = ops->isolate(alloc, ZC_ISOLATE_COLDEST);
+    size_t before = tier->is_cold ? zc_tier_frames(tier) : 0;
     zc_handle at = 0;
     uint64_t owner;
 
     if (!isolated)
         return -1;
     while (ops->next(alloc, isolated, at, &at, &owner)) {
-        if (!drop_zpage(reclaim, at, owner))
+        if (!drop_zpage(reclaim, tier, at, owner))
             ops->touch(alloc, at, zc_pool_tick(reclaim->pool));
     }
-    return (int64_t)ops->release(alloc, isolated);
+    int64_t freed = (int64_t)ops->release(alloc, isolated);
+    return tier->is_cold ? fewer(tier, before) : freed;
+}
+
+/* Once each frame was tried, those that stay are all there is. */
+static void reclaim_tier(struct reclaim *reclaim, const struct zc_tier *tier, size_t frames)
+{
+    for (size_t tries = zc_tier_frames(tier); tries > 0 && reclaim->sums.frames < frames; tries--) {
+        int64_t freed = reclaim_one(reclaim, tier);
+        if (freed < 0)
+            break;
+        reclaim->sums.frames += (size_t)freed;
+    }
 }
 
 static void reclaim_all(struct reclaim *reclaim, size_t frames, enum zc_eviction cause)
 {
     zc_pool *pool = reclaim->pool;
     struct zc_pool_stats *stats = &pool->shards[0].stats;
-    struct zc_alloc_stats alloc;
 
-    /* Once each was tried, those that stay are all there is. */
-    pool->alloc_ops->get_stats(pool->alloc, &alloc);
-    for (size_t tries = alloc.frames; tries > 0 && reclaim->sums.frames < frames; tries--) {
-        int64_t freed = reclaim_one(reclaim);
-        if (freed < 0)
-            break;
-        reclaim->sums.frames += (size_t)freed;
+    for (unsigned i = ZC_TIERS; i-- > 0;) { /* the coldest are in the cold one */
+        struct zc_tier tier = zc_tier(pool, i);
+        if (tier.alloc)
+            reclaim_tier(reclaim, &tier, frames);
     }
     zc_shard_lock(&pool->shards[0]); /* which only lends its lock and counters */
     stats->reclaimed_frames += reclaim->sums.frames;

@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 #include "base/hash.h"
+#include "store/extent.h"
 
 struct zc_shard *zc_shard_of(zc_pool *pool, uint64_t object, uint32_t index)
 {
@@ -53,11 +54,11 @@ struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
 
 void zc_shard_count_bytes(zc_pool *pool, struct zc_shard *shard)
 {
-    size_t delta = shard->index.bytes - shard->index_bytes;
+    size_t bytes = shard->index.bytes + zc_extents_bytes(shard), delta = bytes - shard->index_bytes;
     if (delta == 0)
         return;
 
-    shard->index_bytes = shard->index.bytes;
+    shard->index_bytes = bytes;
     atomic_fetch_add_explicit(&pool->metadata_bytes, delta, memory_order_relaxed);
     zc_frames_charge(pool->store->frames, (ptrdiff_t)delta);
 }
@@ -99,6 +100,10 @@ void zc_entry_account(zc_pool *pool, struct zc_shard *shard, const struct zc_ent
         if (zc_written_is_compressed(entry))
             add(&shard->codec_zpages[zc_written_codec(entry)], delta);
         break;
+    case ZC_ENTRY_COLD:
+        shard->stats.cold_pages += delta;
+        add(&shard->codec_zpages[zc_written_codec(entry)], delta);
+        break;
     case ZC_ENTRY_EMPTY:
         break;
     }
@@ -111,15 +116,22 @@ struct zc_entry zc_entry_take_out(zc_pool *pool, struct zc_shard *shard, uint64_
 
     zc_entry_account(pool, shard, &taken, -1);
     zc_index_remove(&shard->index, object, taken.index);
-    zc_written_forget(pool, shard, object, &taken);
-    zc_shard_count_bytes(pool, shard);
+    zc_entry_forget(pool, shard, object, &taken);
     return taken;
+}
+
+void zc_entry_forget(zc_pool *pool, struct zc_shard *shard, uint64_t object,
+                     const struct zc_entry *gone)
+{
+    zc_written_forget(pool, shard, object, gone);
+    zc_extent_leave(pool, shard, gone);
+    zc_shard_count_bytes(pool, shard);
 }
 
 size_t zc_entry_release(zc_pool *pool, const struct zc_entry *entry)
 {
     if (!zc_entry_has_zpage(entry))
-        return 0;
+        return zc_entry_is_cold(entry);
     pool->alloc_ops->free(pool->alloc, entry->word);
     return 1;
 }
@@ -223,6 +235,68 @@ static int decompress(struct zc_reader *reader, unsigned number, const void *byt
     return mine ? zc_decompress(codec, mine->state, bytes, size, page) : -ENOMEM;
 }
 
+/* Room for an extent's pages and its bytes. */
+static char *unpacked_room(struct zc_reader *reader, unsigned pages)
+{
+    size_t size = 2 * pages * reader->pool->store->page_size;
+
+    if (reader->unpacked && reader->unpacked->size < size) {
+        zc_room_give(reader->pool, reader->unpacked);
+        reader->unpacked = NULL;
+    }
+    if (!reader->unpacked)
+        reader->unpacked = zc_room_take(reader->pool, size);
+    return reader->unpacked ? reader->unpacked->bytes : NULL;
+}
+
+static void copy_member(const struct zc_reader *reader, const struct zc_entry *entry, void *page)
+{
+    size_t page_size = reader->pool->store->page_size;
+    size_t at = entry->index & (zc_written_pages(entry) - 1);
+
+    memcpy(page, reader->unpacked->bytes + at * page_size, page_size);
+}
+
+/* A page of an extent whose bytes are somewhere else than in memory. */
+static int load_member(struct zc_reader *reader, const struct zc_entry *entry, const void *bytes,
+                       void *page)
+{
+    char *room = unpacked_room(reader, zc_written_pages(entry));
+    if (!room)
+        return -ENOMEM;
+
+    reader->unpacked_word = 0;
+    int error = decompress(reader, zc_written_codec(entry), bytes, entry->size, room);
+    if (!error)
+        copy_member(reader, entry, page);
+    return error;
+}
+
+/* Neighbours are often asked for together: the pages of the last extent are kept. */
+static int load_cold(struct zc_reader *reader, const struct zc_shard *shard,
+                     const struct zc_entry *entry, void *page)
+{
+    const struct zc_extent *extent = zc_extent_at(shard, entry->word);
+    unsigned pages = zc_written_pages(entry);
+    size_t page_size = reader->pool->store->page_size;
+
+    if (reader->unpacked_word != entry->word) {
+        char *room = unpacked_room(reader, pages);
+        if (!room)
+            return -ENOMEM;
+        char *bytes = room + pages * page_size;
+        reader->unpacked_word = 0;
+        int error = zc_extent_read(reader->pool, extent, bytes);
+        if (!error)
+            error = decompress(reader, zc_written_codec(entry), bytes, extent->size, room);
+        if (error)
+            return error;
+        reader->unpacked_word = entry->word;
+    }
+    copy_member(reader, entry, page);
+    return 0;
+}
+
 static int make_room(struct zc_reader *reader, size_t size)
 {
     size_t room = zc_backing_room(size);
@@ -263,10 +337,13 @@ static int load_written(struct zc_reader *reader, const struct zc_entry *entry, 
         fill(page, page_size, word);
         return 0;
     }
+    if (zc_written_pages(entry) > 1)
+        return load_member(reader, entry, reader->record, page);
     return decompress(reader, zc_written_codec(entry), reader->record, entry->size, page);
 }
 
-int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *page)
+int zc_entry_load(struct zc_reader *reader, const struct zc_shard *shard,
+                  const struct zc_entry *entry, void *page)
 {
     zc_pool *pool = reader->pool;
     size_t page_size = pool->store->page_size;
@@ -277,6 +354,8 @@ int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *
     }
     if (zc_entry_is_written(entry))
         return load_written(reader, entry, page);
+    if (zc_entry_is_cold(entry))
+        return load_cold(reader, shard, entry, page);
     struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
     if (entry->is_checked && zc_checksum(zpage.bytes, entry->size) != zpage.head->checksum)
         return -EIO;
@@ -291,5 +370,7 @@ void zc_reader_end(struct zc_reader *reader)
 {
     if (reader->decompressor)
         zc_decompressor_give(reader->pool, reader->decompressor);
+    if (reader->unpacked)
+        zc_room_give(reader->pool, reader->unpacked);
     free(reader->room);
 }

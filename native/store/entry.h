@@ -28,7 +28,10 @@ void zc_shard_count_bytes(zc_pool *pool, struct zc_shard *shard);
 /* Takes the page out of the index; what it held is left to the caller, see zc_entry_release(). */
 struct zc_entry zc_entry_take_out(zc_pool *pool, struct zc_shard *shard, uint64_t object,
                                   const struct zc_entry *entry);
-/* Frees what the entry held. No lock is needed. Returns the number of zpages freed, 0 or 1. */
+/* What else has to be told that a page has left the index, or has been put over, under the shard's lock. */
+void zc_entry_forget(zc_pool *pool, struct zc_shard *shard, uint64_t object,
+                     const struct zc_entry *gone);
+/* Frees what the entry held. No lock is needed. Returns the number of pages freed from memory, 0 or 1. */
 size_t zc_entry_release(zc_pool *pool, const struct zc_entry *entry);
 
 static inline bool zc_entry_has_zpage(const struct zc_entry *entry)
@@ -36,7 +39,12 @@ static inline bool zc_entry_has_zpage(const struct zc_entry *entry)
     return entry->kind == ZC_ENTRY_ZPAGE || entry->kind == ZC_ENTRY_RAW;
 }
 
-/* ---- written pages: their entries' words and codecs ---- */
+static inline bool zc_entry_is_cold(const struct zc_entry *entry)
+{
+    return entry->kind == ZC_ENTRY_COLD;
+}
+
+/* ---- written pages: their entries' words and codecs, these also of cold pages ---- */
 
 #define ZC_WRITTEN_RAW (1ull << 63)  /* the record is the page */
 #define ZC_WRITTEN_FILL (1ull << 62) /* the record is the fill word */
@@ -90,7 +98,9 @@ size_t zc_dist_bucket(const zc_pool *pool, size_t size);
 struct zc_reader {
     zc_pool *pool;
     struct zc_decompressor *decompressor;
-    void *room; /* for a record of a written page */
+    struct zc_room *unpacked; /* an extent's pages, and behind them its bytes; NULL: not lent */
+    uint64_t unpacked_word;   /* of which extent, until its shard is unlocked; 0: of none */
+    void *room;               /* for a record of a written page */
     size_t room_size;
     const void *record; /* what was fetched last, in `room` */
     int error;          /* or why not */
@@ -101,7 +111,13 @@ struct zc_reader {
 void zc_reader_fetch(struct zc_reader *reader, uint64_t object, const struct zc_entry *entry);
 /* Makes the page of an entry whose shard is locked; a written one was fetched. 0, -EIO: damaged, or
  * -ENOMEM. */
-int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *page);
+int zc_entry_load(struct zc_reader *reader, const struct zc_shard *shard,
+                  const struct zc_entry *entry, void *page);
+/* The shard is unlocked, so an extent may become another. */
+static inline void zc_reader_unlocked(struct zc_reader *reader)
+{
+    reader->unpacked_word = 0;
+}
 void zc_reader_end(struct zc_reader *reader);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "base/base.h"
 #include "store/entry.h"
+#include "store/extent.h"
 
 #define CACHE_LINE 64u       /* bytes */
 #define PREFETCH_NEAR 256u   /* bytes: what comes after is prefetched by the processor itself */
@@ -56,6 +57,7 @@ static void unlock(struct gets *gets)
     add(&shard->written_gets, &gets->count_written);
     add(&shard->read_errors, &gets->count_unread);
     zc_shard_unlock(shard);
+    zc_reader_unlocked(&gets->reader);
     gets->locked = NULL;
     gets->entry = gets->next = NULL;
 }
@@ -90,7 +92,7 @@ static int get_one(struct gets *gets, size_t i, void *page)
     if (!entry)
         return -ENOENT;
     bool is_written = zc_entry_is_written(entry);
-    int error = zc_entry_load(&gets->reader, entry, page);
+    int error = zc_entry_load(&gets->reader, gets->locked, entry, page);
     gets->count_damaged += error == -EIO && !is_written;
     gets->count_written += is_written;
     gets->count_unread += error == -EIO && is_written;
@@ -104,6 +106,8 @@ static int get_one(struct gets *gets, size_t i, void *page)
         zc_pool_freed(pool, zc_entry_release(pool, &gone));
     } else if (!gets->is_peek && zc_entry_has_zpage(entry)) {
         pool->alloc_ops->touch(pool->alloc, entry->word, gets->stamp);
+    } else if (!gets->is_peek && zc_entry_is_cold(entry)) {
+        zc_extent_touch(pool, zc_extent_at(gets->locked, entry->word), gets->stamp);
     }
     return 0;
 }

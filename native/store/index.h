@@ -25,6 +25,7 @@ enum zc_entry_kind {
     ZC_ENTRY_RAW,     /* the same, uncompressed (keep_rejected) */
     ZC_ENTRY_FILL,    /* word: the fill word of a same-filled page; size: 0 */
     ZC_ENTRY_WRITTEN, /* word: where its record is in the backing store; see zc_written_place() */
+    ZC_ENTRY_COLD,    /* word: its extent, see zc_extent_at() */
 };
 
 struct zc_entry {

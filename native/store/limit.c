@@ -47,7 +47,7 @@ static zc_pool *next_ephemeral(zc_store *store, struct rank *rank)
         struct zc_alloc_stats alloc;
         if (pool->kind != ZC_EPHEMERAL)
             continue;
-        pool->alloc_ops->get_stats(pool->alloc, &alloc);
+        zc_pool_alloc_stats(pool, &alloc);
         struct rank its = {alloc.frames, pool->id};
         if (alloc.frames == 0 || !is_below(its, *rank) || !is_below(best, its))
             continue;

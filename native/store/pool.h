@@ -12,9 +12,11 @@
 #include "alloc/alloc.h"
 #include "base/list.h"
 #include "base/node.h"
+#include "base/table.h"
 #include "codec/codec.h"
 #include "frame/frame.h"
 #include "store/codecs.h"
+#include "store/cold.h"
 #include "store/index.h"
 #include "store/keeper.h"
 #include "store/memory.h"
@@ -38,6 +40,7 @@ enum zc_param {
     ZC_PARAM_IGNORE_INACTIVE,  /* bool */
     ZC_PARAM_POOR_RUN_LIMIT,   /* pages; 0: none */
     ZC_PARAM_WRITEBACK_BUDGET, /* bytes a day; 0: any number */
+    ZC_PARAM_COLD_EXTENT,      /* pages, a power of two */
     ZC_PARAMS,
 };
 
@@ -55,7 +58,8 @@ enum zc_store_param {
 struct zc_shard {
     pthread_rwlock_t lock; /* see zc_shard_lock() */
     struct zc_index index;
-    size_t index_bytes; /* of the index, as last added to the pool's and store's metadata */
+    struct zc_table extents[ZC_EXTENT_CLASSES]; /* see extent.h */
+    size_t index_bytes; /* of both, as last added to the pool's and store's metadata */
     struct zc_pool_stats stats;
     /* Of stats, but added to by those who share the lock. */
     _Atomic uint64_t gets, gets_found, damaged, written_gets, read_errors;
@@ -73,6 +77,8 @@ struct zc_pool {
     char name[ZC_POOL_NAME_MAX + 1];
     const struct zc_alloc_ops *alloc_ops;
     void *alloc;
+    void *_Atomic cold;                     /* zsmalloc's, for extents; NULL: there were none yet */
+    char cold_codec[ZC_COLD_CODEC_MAX + 1]; /* a spec; under the codecs' lock */
     struct zc_codecs codecs;
     uint64_t secret; /* keys the choice of the shard */
     atomic_size_t references;
@@ -145,6 +151,28 @@ static inline bool zc_writeback_is_well(zc_pool *pool)
     return zc_writeback_is_open(pool) &&
            atomic_load_explicit(&pool->writeback.delay, memory_order_relaxed) == 0;
 }
+
+/* An allocator instance of a pool. */
+struct zc_tier {
+    const struct zc_alloc_ops *ops;
+    void *alloc; /* NULL: there is none */
+    bool is_cold;
+};
+
+#define ZC_TIERS 2u
+
+/* 0: warm; 1: cold, where extents are. */
+static inline struct zc_tier zc_tier(zc_pool *pool, unsigned which)
+{
+    if (which == 0)
+        return (struct zc_tier){pool->alloc_ops, pool->alloc, false};
+    return (struct zc_tier){&zc_zsmalloc_ops, atomic_load(&pool->cold), true};
+}
+
+/* Held now; 0 of a tier that is not there. */
+size_t zc_tier_frames(const struct zc_tier *tier);
+/* Of all tiers. */
+void zc_pool_alloc_stats(zc_pool *pool, struct zc_alloc_stats *out);
 
 /* What is touched now is stamped with. */
 static inline uint32_t zc_pool_tick(zc_pool *pool)

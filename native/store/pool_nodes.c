@@ -61,6 +61,20 @@ static int store_codec(void *view, const struct zc_node *node, const char *value
     return zc_codecs_set(pool_of(view), value, why);
 }
 
+static int show_cold_codec(void *view, const struct zc_node *node, struct zc_text *out)
+{
+    (void)node;
+    zc_cold_show_codec(pool_of(view), out);
+    return 0;
+}
+
+static int store_cold_codec(void *view, const struct zc_node *node, const char *value,
+                            struct zc_text *why)
+{
+    (void)node;
+    return zc_cold_set_codec(pool_of(view), value, why);
+}
+
 static int show_id(void *view, const struct zc_node *node, struct zc_text *out)
 {
     (void)node;
@@ -80,6 +94,8 @@ static uint64_t largest(const struct zc_node *node)
         return 100;
     if (node->type == ZC_NODE_BOOL)
         return 1;
+    if (node->arg == ZC_PARAM_COLD_EXTENT)
+        return ZC_EXTENT_PAGES;
     return node->arg == ZC_PARAM_ENTROPY_GATE ? ZC_ENTROPY_MAX : ZC_POOR_RUN_MAX;
 }
 
@@ -98,6 +114,8 @@ static int parse_pool_param(zc_pool *pool, const struct zc_node *node, const cha
         end++;
     if (*end)
         return -EINVAL;
+    if (node->arg == ZC_PARAM_COLD_EXTENT && !zc_is_pow2(*out))
+        return *out == 0 ? -ERANGE : -EINVAL;
     return *out > largest(node) ? -ERANGE : 0;
 }
 
@@ -161,6 +179,17 @@ const struct zc_node zc_pool_param_nodes[] = {
     PARAM("writeback_budget", ZC_NODE_BYTES, "bytes a day", "0.., K M G", "0",
           ZC_PARAM_WRITEBACK_BUDGET,
           "what writeback may write to the backing store, which wears flash; 0: any number"),
+    PARAM("cold_extent", ZC_NODE_UINT, "pages", "1, 2, 4, 8 or 16", "4", ZC_PARAM_COLD_EXTENT,
+          "adjacent pages that recompress compresses together: more are denser, and slower to get"),
+    {.name = "cold_codec",
+     .type = ZC_NODE_TEXT,
+     .unit = "",
+     .range = "lz4[:1..65537], zstd[:-5..19][:dict=ID], lzo or none",
+     .deflt = ZC_COLD_CODEC,
+     .meaning = "what recompress compresses with",
+     .show = show_cold_codec,
+     .check = check_codec,
+     .store = store_cold_codec},
     {0},
 };
 
@@ -170,6 +199,8 @@ int zc_pool_set_param(zc_pool *pool, const char *name, const char *value)
         uint64_t number;
         if (strcmp(node->name, name) != 0)
             continue;
+        if (node->type == ZC_NODE_TEXT)
+            return zc_cold_set_codec(pool, value, NULL);
         int error = parse_pool_param(pool, node, value, &number);
         if (!error)
             pool->params[node->arg] = number;
@@ -242,6 +273,11 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(zpages, ZC_NODE_UINT, "pages", "compressed pages held"),
     POOL_STAT(same_filled, ZC_NODE_UINT, "pages", "same-filled pages held, without a frame"),
     POOL_STAT(raw_pages, ZC_NODE_UINT, "pages", "uncompressed pages held (keep_rejected)"),
+    POOL_STAT(recompressed_frames, ZC_NODE_UINT, "frames", "freed by recompression"),
+    POOL_STAT(recompressed_pages, ZC_NODE_UINT, "pages", "made cold by recompression"),
+    POOL_STAT(cold_pages, ZC_NODE_UINT, "pages", "pages held in extents"),
+    POOL_STAT(cold_extents, ZC_NODE_UINT, "extents", "runs of pages compressed together"),
+    POOL_STAT(cold_bytes, ZC_NODE_BYTES, "bytes", "bytes of the extents held"),
     POOL_STAT(zbytes, ZC_NODE_BYTES, "bytes", "bytes of the compressed pages held"),
     POOL_STAT(written_pages, ZC_NODE_UINT, "pages", "pages in the backing store"),
     POOL_STAT(written_bytes, ZC_NODE_BYTES, "bytes", "bytes of the records in the backing store"),
@@ -252,6 +288,7 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(wear_metadata, ZC_NODE_BYTES, "bytes",
               "written to the backing store: what says which records are live"),
     POOL_STAT(frames, ZC_NODE_UINT, "frames", "frames held"),
+    POOL_STAT(cold_frames, ZC_NODE_UINT, "frames", "of frames: of extents"),
     POOL_STAT(metadata_bytes, ZC_NODE_BYTES, "bytes", "index and allocator records of this pool"),
     POOL_STAT(used_bytes, ZC_NODE_BYTES, "bytes", "frames and metadata of this pool"),
     {0},
@@ -326,6 +363,20 @@ static int store_shrink(void *view, const struct zc_node *node, const char *valu
     (void)node;
     if (error)
         zc_text_add(why, "shrink: pool '%s' is destroyed, or memory is short", pool_of(view)->name);
+    return error;
+}
+
+static int store_recompress(void *view, const struct zc_node *node, const char *value,
+                            struct zc_text *why)
+{
+    struct zc_recompressed done;
+    size_t frames = strcmp(value, "all") == 0 ? SIZE_MAX : (size_t)strtoull(value, NULL, 10);
+    int error = zc_cold_recompress(pool_of(view), frames, &done, why);
+
+    (void)node;
+    if (error && !why->len)
+        zc_text_add(why, "recompress: pool '%s' is destroyed, or memory is short",
+                    pool_of(view)->name);
     return error;
 }
 
@@ -426,6 +477,16 @@ static const struct zc_node pool_nodes[] = {
                 "are free",
      .check = zc_check_writeback,
      .store = zc_store_writeback},
+    {.name = "recompress",
+     .type = ZC_NODE_ACTION,
+     .unit = "frames",
+     .range = "1.. or all",
+     .deflt = "",
+     .meaning =
+         "write a number: compress the coldest pages again by cold_codec, cold_extent of them "
+         "together, until so many frames are free",
+     .check = zc_check_writeback,
+     .store = store_recompress},
     {.name = "destroy",
      .type = ZC_NODE_ACTION,
      .unit = "",

@@ -5,6 +5,7 @@
 #include <sys/random.h>
 
 #include "base/base.h"
+#include "store/extent.h"
 #include "store/pool.h"
 
 bool zc_pool_name_is_valid(const char *name)
@@ -31,7 +32,11 @@ static void pool_free(zc_pool *pool)
     zc_writeback_fini(pool);
     zc_frames_charge(pool->store->frames, -(ptrdiff_t)sizeof(*pool));
     zc_codecs_fini(pool);
-    pool->alloc_ops->destroy(pool->alloc);
+    for (unsigned i = 0; i < ZC_TIERS; i++) {
+        struct zc_tier tier = zc_tier(pool, i);
+        if (tier.alloc)
+            tier.ops->destroy(tier.alloc);
+    }
     pthread_mutex_destroy(&pool->compact_lock);
     for (size_t i = 0; i < ZC_SHARDS; i++)
         pthread_rwlock_destroy(&pool->shards[i].lock);
@@ -51,6 +56,8 @@ static void pool_init(zc_pool *pool, const struct zc_pool_config *config)
     pool->params[ZC_PARAM_EXCLUSIVE_GETS] = config->kind == ZC_EPHEMERAL;
     pool->params[ZC_PARAM_CHECKSUMS] = 1;
     pool->params[ZC_PARAM_COMPACT_AUTO] = 1;
+    pool->params[ZC_PARAM_COLD_EXTENT] = ZC_COLD_EXTENT;
+    strcpy(pool->cold_codec, ZC_COLD_CODEC);
     pthread_mutex_init(&pool->compact_lock, NULL);
     zc_writeback_init(pool);
     pool->references = 2; /* the store's and the caller's */
@@ -61,6 +68,7 @@ static void pool_init(zc_pool *pool, const struct zc_pool_config *config)
     for (size_t i = 0; i < ZC_SHARDS; i++) {
         pthread_rwlock_init(&pool->shards[i].lock, NULL);
         zc_index_init(&pool->shards[i].index, secrets[1]);
+        zc_extents_init(&pool->shards[i]);
     }
 }
 
@@ -246,10 +254,34 @@ static void shard_stats(const struct zc_shard *shard, struct zc_pool_stats *out)
     out->read_errors = shard->read_errors;
 }
 
+size_t zc_tier_frames(const struct zc_tier *tier)
+{
+    struct zc_alloc_stats stats = {0};
+
+    if (tier->alloc)
+        tier->ops->get_stats(tier->alloc, &stats);
+    return stats.frames;
+}
+
+void zc_pool_alloc_stats(zc_pool *pool, struct zc_alloc_stats *out)
+{
+    *out = (struct zc_alloc_stats){0};
+    for (unsigned i = 0; i < ZC_TIERS; i++) {
+        struct zc_tier tier = zc_tier(pool, i);
+        struct zc_alloc_stats stats = {0};
+        if (tier.alloc)
+            tier.ops->get_stats(tier.alloc, &stats);
+        out->frames += stats.frames;
+        out->zpages += stats.zpages;
+        out->metadata_bytes += stats.metadata_bytes;
+    }
+}
+
 void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out)
 {
     enum { FIELDS = sizeof(*out) / sizeof(uint64_t) };
     _Static_assert(sizeof(*out) == FIELDS * sizeof(uint64_t), "only counters");
+    struct zc_tier cold = zc_tier(pool, 1);
     struct zc_alloc_stats alloc;
     uint64_t sums[FIELDS] = {0};
     union {
@@ -266,8 +298,9 @@ void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out)
     }
     memcpy(out, sums, sizeof(*out));
 
-    pool->alloc_ops->get_stats(pool->alloc, &alloc);
+    zc_pool_alloc_stats(pool, &alloc);
     out->frames = alloc.frames;
+    out->cold_frames = zc_tier_frames(&cold);
     out->metadata_bytes = sizeof(*pool) + alloc.metadata_bytes + pool->metadata_bytes;
     out->used_bytes = out->frames * pool->store->page_size + out->metadata_bytes;
     zc_writeback_get_stats(pool, out);

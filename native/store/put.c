@@ -41,7 +41,7 @@ static enum zc_refusal admit_memory(zc_pool *pool)
     /* Asking the allocator costs a lock: only where all pools together are over the share. */
     uint64_t share = store->memory.total / 100 * zc_param(pool, ZC_PARAM_POLICY_PERCENT);
     if (frames.taken * store->page_size >= share) {
-        pool->alloc_ops->get_stats(pool->alloc, &mine);
+        zc_pool_alloc_stats(pool, &mine);
         if (mine.frames * store->page_size >= share)
             return ZC_POLICY_PERCENT_EXCEEDED;
     }
@@ -271,7 +271,7 @@ static int put_finish(zc_pool *pool, const struct put *put)
     }
     made.index = key->index;
     *entry = made;
-    zc_written_forget(pool, shard, key->object, &old);
+    zc_entry_forget(pool, shard, key->object, &old);
     if (head)
         zc_owner_set(head, zc_entry_owner(pool, shard, key->object, key->index));
     zc_entry_account(pool, shard, &made, 1);

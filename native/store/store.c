@@ -161,7 +161,7 @@ int zc_store_save(zc_store *store, struct zc_saved *out)
         int error = zc_writeback_save(pool);
         zc_pool_get_stats(pool, &stats);
         out->pages += stats.written_pages;
-        out->lost += stats.zpages + stats.same_filled + stats.raw_pages;
+        out->lost += stats.zpages + stats.same_filled + stats.raw_pages + stats.cold_pages;
         int closing = zc_writeback_close(pool);
         error = error ? error : closing;
         first = first ? first : error;
@@ -185,7 +185,7 @@ void zc_store_get_stats(zc_store *store, struct zc_store_stats *out)
         struct zc_pool_stats stats;
         zc_pool_get_stats(pool, &stats);
 
-        uint64_t pages = stats.zpages + stats.same_filled + stats.raw_pages;
+        uint64_t pages = stats.zpages + stats.same_filled + stats.raw_pages + stats.cold_pages;
         if (pool->kind == ZC_PERSISTENT) {
             out->pers_zpages += pages;
             out->pers_pageframes += stats.frames;
@@ -196,6 +196,8 @@ void zc_store_get_stats(zc_store *store, struct zc_store_stats *out)
         }
         out->same_filled += stats.same_filled;
         out->zbytes += stats.zbytes;
+        out->cold_pages += stats.cold_pages;
+        out->cold_bytes += stats.cold_bytes;
         out->written_pages += stats.written_pages;
         out->written_bytes += stats.written_bytes;
         for (size_t i = 0; i < ZC_EVICTIONS; i++) {

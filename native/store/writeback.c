@@ -7,6 +7,7 @@
 #include "base/base.h"
 #include "base/hash.h"
 #include "store/entry.h"
+#include "store/extent.h"
 
 #define FLIGHTS 1024u   /* records of a batch, at most */
 #define UNITS 256u      /* frames or zspages isolated for a batch, at most */
@@ -15,8 +16,9 @@
 #define DELAY_MIN_NS 1000000000ull /* after an error, until it is tried again; doubled each time */
 #define DELAY_MAX_NS (60 * DELAY_MIN_NS)
 
-/* A page on its way. */
+/* A page on its way, or an extent: then that of its first page. */
 struct flight {
+    struct zc_shard *shard;
     uint64_t owner;
     struct zc_entry entry; /* as it was copied; ZC_ENTRY_EMPTY: it could not be */
     struct zc_record record;
@@ -30,6 +32,7 @@ struct round {
     bool is_in_place;
     struct zc_reader reader;
     struct zc_written_back sums;
+    struct zc_tier tier; /* whose units are isolated */
 
     uint32_t unit; /* isolated, its zpages up to `at` are copied; 0: none */
     zc_handle at;
@@ -45,8 +48,8 @@ struct round {
 /* ---- a page ---- */
 
 /* The record that a page is to be; false: it has to stay, for now. */
-static bool describe(const struct round *round, uint64_t object, const struct zc_entry *entry,
-                     struct zc_record *record)
+static bool describe(const struct round *round, const struct zc_shard *shard, uint64_t object,
+                     const struct zc_entry *entry, struct zc_record *record)
 {
     zc_pool *pool = round->pool;
 
@@ -57,6 +60,15 @@ static bool describe(const struct round *round, uint64_t object, const struct zc
     } else if (entry->kind == ZC_ENTRY_FILL) {
         record->size = sizeof(entry->word);
         record->flags = ZC_RECORD_FILL;
+    } else if (zc_entry_is_cold(entry)) {
+        const struct zc_extent *extent = zc_extent_at(shard, entry->word);
+        unsigned slot = zc_slots_find(&pool->writeback.slots, pool, zc_written_codec(entry));
+        record->index = extent->first;
+        record->live = extent->live;
+        record->pages = (uint8_t)zc_written_pages(entry);
+        record->size = extent->size;
+        record->codec = (uint8_t)slot;
+        return slot < ZC_POOL_CODECS;
     } else {
         unsigned slot = zc_slots_find(&pool->writeback.slots, pool, entry->codec);
         record->size = entry->size;
@@ -67,39 +79,44 @@ static bool describe(const struct round *round, uint64_t object, const struct zc
 }
 
 /* A damaged page is not written: it would look as if it were none. */
-static bool copy(struct round *round, const struct zc_entry *entry, void *bytes)
+static bool copy(struct round *round, const struct zc_shard *shard, const struct zc_entry *entry,
+                 void *bytes)
 {
     zc_pool *pool = round->pool;
 
     if (round->is_in_place)
-        return zc_entry_load(&round->reader, entry, bytes) == 0;
+        return zc_entry_load(&round->reader, shard, entry, bytes) == 0;
     if (entry->kind == ZC_ENTRY_FILL) {
         memcpy(bytes, &entry->word, sizeof(entry->word));
         return true;
     }
+    if (zc_entry_is_cold(entry))
+        return zc_extent_read(pool, zc_extent_at(shard, entry->word), bytes) == 0;
     struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
     memcpy(bytes, zpage.bytes, entry->size);
     return !entry->is_checked || zc_checksum(bytes, entry->size) == zpage.head->checksum;
 }
 
 /* The entry's shard is locked. 0: it is in the batch, or has to stay in memory; else why the batch takes no more. */
-static int add(struct round *round, uint64_t owner, uint64_t object, const struct zc_entry *entry)
+static int add(struct round *round, struct zc_shard *shard, uint64_t owner, uint64_t object,
+               const struct zc_entry *entry)
 {
     struct flight *flight = &round->flights[round->count];
     void *bytes;
 
     if (round->count == FLIGHTS)
         return -EAGAIN;
-    if (!describe(round, object, entry, &flight->record))
+    if (!describe(round, shard, object, entry, &flight->record))
         return 0;
     int error = zc_batch_add(round->batch, &flight->record, &bytes);
     if (error == -EINVAL || error == -ERANGE)
         return 0; /* in place, a page that has no place there */
     if (error)
         return error;
+    flight->shard = shard;
     flight->owner = owner;
     flight->entry = *entry;
-    if (!copy(round, entry, bytes))
+    if (!copy(round, shard, entry, bytes))
         flight->entry.kind = ZC_ENTRY_EMPTY;
     round->bytes += entry->size;
     round->count++;
@@ -122,6 +139,44 @@ static struct zc_entry *lock_same(zc_pool *pool, const struct flight *flight,
     return NULL;
 }
 
+/* One page of an extent, whose shard is locked. Rounds of writeback and of recompression never run
+ * together, so as long as an entry names the extent it is the same one. */
+static bool land_member(struct round *round, const struct flight *flight, unsigned at,
+                        zc_place place)
+{
+    zc_pool *pool = round->pool;
+    const struct zc_record *record = &flight->record;
+    struct zc_entry *entry =
+        zc_index_find(&flight->shard->index, record->object, record->index + at);
+
+    if (!entry || !zc_entry_is_cold(entry) || entry->word != flight->entry.word)
+        return false;
+    struct zc_entry old = *entry;
+    *entry = zc_written_entry(record, zc_written_codec(&old), place);
+    entry->index = old.index;
+    zc_entry_account(pool, flight->shard, entry, 1);
+    zc_entry_account(pool, flight->shard, &old, -1);
+    zc_extent_leave(pool, flight->shard, &old);
+    round->sums.pages++;
+    return true;
+}
+
+static void land_extent(struct round *round, const struct flight *flight, zc_place place)
+{
+    const struct zc_record *record = &flight->record;
+    uint16_t live = 0;
+
+    zc_shard_lock(flight->shard);
+    for (unsigned i = 0; i < record->pages; i++) {
+        if (record->live >> i & 1 && land_member(round, flight, i, place))
+            live |= (uint16_t)(1u << i);
+    }
+    if (live != record->live)
+        zc_backing_keep(round->store, place, record->size, live);
+    zc_shard_count_bytes(round->pool, flight->shard);
+    zc_shard_unlock(flight->shard);
+}
+
 /* The page is in the store from now on, if it is still the one that was written. */
 static void land(struct round *round, const struct flight *flight, zc_place place)
 {
@@ -135,9 +190,11 @@ static void land(struct round *round, const struct flight *flight, zc_place plac
         return;
     }
     struct zc_entry old = *entry;
-    *entry = zc_written_entry(&flight->record, old.codec, place);
+    *entry = zc_written_entry(&flight->record, zc_written_codec(&old), place);
     zc_entry_account(pool, shard, entry, 1); /* first: the codec stays in use */
     zc_entry_account(pool, shard, &old, -1);
+    zc_extent_leave(pool, shard, &old);
+    zc_shard_count_bytes(pool, shard);
     zc_shard_unlock(shard);
     zc_entry_release(pool, &old);
     round->sums.pages++;
@@ -145,27 +202,80 @@ static void land(struct round *round, const struct flight *flight, zc_place plac
 
 /* ---- a batch ---- */
 
-static void release_units(struct round *round)
+static size_t release_units(struct round *round)
 {
-    const struct zc_alloc_ops *ops = round->pool->alloc_ops;
+    const struct zc_tier *tier = &round->tier;
+    size_t freed = 0;
 
     for (size_t i = 0; i < round->copied; i++)
-        round->sums.frames += ops->release(round->pool->alloc, round->units[i]);
+        freed += tier->ops->release(tier->alloc, round->units[i]);
     round->copied = 0;
+    return freed;
 }
 
 /* What was copied is written. 0, or -errno: pages may still be in memory. */
 static int write_batch(struct round *round)
 {
+    size_t before = zc_tier_frames(&round->tier);
     int error = round->count ? zc_batch_commit(round->batch, round->places) : 0;
 
     if (!error && round->count) {
-        for (size_t i = 0; i < round->count; i++)
-            land(round, &round->flights[i], round->places[i]);
+        for (size_t i = 0; i < round->count; i++) {
+            const struct flight *flight = &round->flights[i];
+            bool is_extent = zc_entry_is_cold(&flight->entry) && !round->is_in_place;
+            (is_extent ? land_extent : land)(round, flight, round->places[i]);
+        }
         error = zc_batch_settle(round->batch);
     }
     round->count = round->bytes = 0;
-    release_units(round);
+    size_t freed = release_units(round), now = zc_tier_frames(&round->tier);
+    if (round->tier.is_cold) /* an extent's other parts free frames elsewhere */
+        freed = now < before ? before - now : 0;
+    round->sums.frames += freed;
+    return error;
+}
+
+static bool is_in_batch(const struct round *round, const struct zc_shard *shard, uint64_t extent)
+{
+    for (size_t i = round->count; i-- > 0;) {
+        const struct flight *flight = &round->flights[i];
+        if (flight->shard == shard && zc_entry_is_cold(&flight->entry) &&
+            flight->entry.word == extent)
+            return true;
+    }
+    return false;
+}
+
+/* The extent of an entry whose shard is locked; in place, its pages one by one. */
+static int add_extent(struct round *round, struct zc_shard *shard, uint64_t object,
+                      const struct zc_entry *entry)
+{
+    const struct zc_extent *extent = zc_extent_at(shard, entry->word);
+    int error = 0;
+
+    if (is_in_batch(round, shard, entry->word))
+        return 0; /* by another of its parts */
+    for (unsigned live = extent->live; !error && live; live &= live - 1) {
+        uint32_t index = extent->first + (unsigned)__builtin_ctz(live);
+        uint64_t owner = zc_entry_owner(round->pool, shard, object, index);
+        error = add(round, shard, owner, object, zc_index_find(&shard->index, object, index));
+        if (!round->is_in_place)
+            break;
+    }
+    return error;
+}
+
+static int copy_part(struct round *round, zc_handle part, uint64_t owner)
+{
+    struct zc_shard *shard;
+    uint64_t object;
+
+    if (!zc_extent_lock(round->pool, owner, part, &shard, &object))
+        return 0;
+    int error =
+        add_extent(round, shard, object, zc_index_find(&shard->index, object, (uint32_t)owner));
+    zc_shard_unlock(shard);
+    zc_reader_unlocked(&round->reader);
     return error;
 }
 
@@ -178,7 +288,7 @@ static int copy_zpage(struct round *round, zc_handle handle, uint64_t owner)
     if (!entry)
         return 0;
 
-    int error = add(round, owner, object, entry);
+    int error = add(round, shard, owner, object, entry);
     zc_shard_unlock(shard);
     return error;
 }
@@ -187,17 +297,17 @@ static int copy_zpage(struct round *round, zc_handle handle, uint64_t owner)
  * another. */
 static int copy_unit(struct round *round)
 {
-    zc_pool *pool = round->pool;
+    const struct zc_tier *tier = &round->tier;
     zc_handle handle;
     uint64_t owner;
 
-    while (pool->alloc_ops->next(pool->alloc, round->unit, round->at, &handle, &owner)) {
+    while (tier->ops->next(tier->alloc, round->unit, round->at, &handle, &owner)) {
         size_t before = round->count;
-        int error = copy_zpage(round, handle, owner);
+        int error = (tier->is_cold ? copy_part : copy_zpage)(round, handle, owner);
         if (error)
             return error;
         if (round->count == before)
-            pool->alloc_ops->touch(pool->alloc, handle, zc_pool_tick(pool));
+            tier->ops->touch(tier->alloc, handle, zc_pool_tick(round->pool));
         round->at = handle;
     }
     round->units[round->copied++] = round->unit;
@@ -207,12 +317,12 @@ static int copy_unit(struct round *round)
 
 static bool isolate(struct round *round)
 {
-    zc_pool *pool = round->pool;
+    const struct zc_tier *tier = &round->tier;
 
     if (round->tries == 0)
         return false;
     round->tries--;
-    round->unit = pool->alloc_ops->isolate(pool->alloc, ZC_ISOLATE_COLDEST);
+    round->unit = tier->ops->isolate(tier->alloc, ZC_ISOLATE_COLDEST);
     round->at = 0;
     return round->unit != 0;
 }
@@ -319,6 +429,22 @@ static int run(struct round *round, size_t frames, bool has_budget)
     return error;
 }
 
+/* The frames of a tier; once each was tried, those that stay are all there is. */
+static int run_tier(struct round *round, unsigned which, size_t frames)
+{
+    struct zc_tier tier = zc_tier(round->pool, which);
+
+    if (!tier.alloc)
+        return 0;
+    round->tier = tier;
+    round->tries = zc_tier_frames(&tier);
+    int error = run(round, frames, true);
+    if (round->unit) /* what is not written of it stays */
+        round->sums.frames += tier.ops->release(tier.alloc, round->unit);
+    round->unit = 0;
+    return error;
+}
+
 /* What is not a fault of the store. */
 static bool is_fault(int error)
 {
@@ -369,10 +495,6 @@ static int begin(zc_pool *pool, struct round **out)
 
 static void end(struct round *round)
 {
-    const struct zc_alloc_ops *ops = round->pool->alloc_ops;
-
-    if (round->unit) /* what is not written of it stays */
-        round->sums.frames += ops->release(round->pool->alloc, round->unit);
     zc_batch_destroy(round->batch);
     zc_reader_end(&round->reader);
 }
@@ -380,17 +502,14 @@ static void end(struct round *round)
 /* `running` is held. */
 static int write_back(zc_pool *pool, size_t frames, struct zc_written_back *out)
 {
-    struct zc_alloc_stats stats;
     struct round *round;
     int error = begin(pool, &round);
     if (error)
         return error;
 
-    pool->alloc_ops->get_stats(pool->alloc, &stats);
-    round->tries = stats.frames; /* once each was tried, those that stay are all there is */
     error = zc_slots_update(&pool->writeback.slots, pool, round->store);
-    if (!error)
-        error = run(round, frames, true);
+    for (unsigned i = ZC_TIERS; !error && i-- > 0;) /* the coldest are in the cold one */
+        error = run_tier(round, i, frames);
     end(round);
     note(pool, round, error);
     *out = round->sums;
@@ -468,8 +587,11 @@ static int add_owner(struct round *round, uint64_t owner)
     if (!entry)
         return 0;
 
-    int error = add(round, owner, object, entry);
+    int error = zc_entry_is_written(entry) ? 0 /* with its extent */
+                : zc_entry_is_cold(entry)  ? add_extent(round, shard, object, entry)
+                                           : add(round, shard, owner, object, entry);
     zc_shard_unlock(shard);
+    zc_reader_unlocked(&round->reader);
     return error;
 }
 

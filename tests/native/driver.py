@@ -24,6 +24,7 @@ def program(config: str, name: str = "zc_driver") -> Path:
 class Driver:
     def __init__(self, config: str, page_size: int, *store: object) -> None:
         self._process = subprocess.Popen([program(config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.page_size = page_size
         self.log: list[tuple[str, str]] = []
         """Requests and answers; a batch is one request of several lines."""
         assert self.ask("store", page_size, *store) == "ok"

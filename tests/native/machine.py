@@ -31,12 +31,14 @@ CHANGES = [
     *[(switch, value) for switch in ("exclusive_gets", "keep_rejected", "checksums") for value in ("0", "1")],
     *[(switch, value) for switch in ("compact_auto", "nonactive_puts_ignored") for value in ("0", "1")],
     *[("poor_run_limit", value) for value in ("0", "1", "3")],
+    *[("cold_extent", value) for value in ("1", "2", "4", "8", "16")],
 ]
 CAUSES = ["evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph"]
 MOVED = [
     *["compacted_frames", "compacted_zpages", "reclaimed_frames", "reclaimed_zpages"],
     *["writeback_frames", "writeback_errors", "wear_evicted", "wear_cleaned", "wear_metadata"],
     *[name for cause in CAUSES for name in (cause, f"{cause}_frames")],
+    *["recompressed_frames", "cold_extents", "cold_bytes", "cold_frames"],
 ]
 keys = st.tuples(st.sampled_from(OBJECTS), st.one_of(st.integers(0, 12), st.just(2**32 - 1)))
 pools = st.sampled_from(POOLS)
@@ -97,7 +99,8 @@ class StoreMachine(RuleBasedStateMachine):
             for object_id in {key[0] for key in pool.pages}:
                 assert self.driver.ask("flobj", name, object_id) == pool.flush_object(object_id)
             stats = self.driver.stats(name)
-            held = ("zpages", "same_filled", "raw_pages", "zbytes", "frames", "written_pages", "written_bytes")
+            held = ["zpages", "same_filled", "raw_pages", "zbytes", "frames", "written_pages", "written_bytes"]
+            held += ["cold_pages", "cold_extents", "cold_bytes", "cold_frames"]
             assert not any(stats[what] for what in held)
         totals = self.driver.totals()
         assert totals["frames"] == totals["reserve_frames"] == 0
@@ -350,6 +353,25 @@ class StoreMachine(RuleBasedStateMachine):
                 assert before - len(model.pages) == evicted - self.evicted[name]
                 self.evicted[name] = evicted
 
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), frames=st.sampled_from([1, 3, 10**6]), codec=st.sampled_from(["zstd:3", "lz4"]))
+    def recompress(self, data: st.DataObject, frames: int, codec: str) -> None:
+        pool = self.a_held_pool(data)
+        model = self.model[pool]
+        assert self.driver.ask("param", pool, "cold_codec", codec) == "ok"
+        before = self.driver.stats(pool)["frames"]
+        _, freed, _, pages, _, extents, said = self.driver.ask("recompress", pool, frames).split()
+        assert said == "ok"
+        assert int(freed) == max(0, before - self.driver.stats(pool)["frames"])
+        assert int(extents) <= int(pages)
+        held = [key for key in sorted(model.in_memory()) if model.pages[key].kind != "cold"]
+        for key in held:
+            kind = self.driver.ask("where", pool, *key)
+            if kind == "cold":
+                model.chill(key)
+            assert kind == model.pages[key].kind
+        assert int(pages) == sum(model.pages[key].kind == "cold" for key in held)
+
     def forget_dropped(self, pool: str, held: set[Key]) -> None:
         for key in held:
             answer = self.driver.ask("peek", pool, *key)
@@ -482,7 +504,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.create(name)
         assert self.attach(name, old.backing) == "ok"
         model = self.model[name]
-        model.backing, model.in_place = old.backing, old.in_place
+        model.backing, model.in_place, model.wrote_extents = old.backing, old.in_place, old.wrote_extents
         for key, held in sorted(old.pages.items()):
             where = self.driver.ask("where", name, *key)
             if where == "none":
@@ -522,12 +544,17 @@ class StoreMachine(RuleBasedStateMachine):
             for moved in ("zpages", "frames"):
                 suffix = "_frames" if moved == "frames" else ""
                 assert stats[f"reclaimed_{moved}"] == sum(stats[cause + suffix] for cause in CAUSES)
+            if pool.wrote_extents:
+                stats["written_bytes"] = expected["written_bytes"]
+            assert stats["cold_extents"] <= stats["cold_pages"] <= 16 * stats["cold_extents"]
+            warm = frames - stats["cold_frames"]
+            assert -(-stats["cold_bytes"] // self.page_size) <= stats["cold_frames"] <= 8 * 16 * stats["cold_extents"]
             for counter in MOVED:
                 stats.pop(counter)
             assert {key: value for key, value in stats.items() if value} == {
                 key: value for key, value in expected.items() if value
             }
-            assert frames in pool.frames()
+            assert warm in pool.frames()
             assert used == frames * self.page_size + metadata
             assert metadata > 0
 
@@ -543,7 +570,16 @@ class StoreMachine(RuleBasedStateMachine):
             if not pool.ephemeral:
                 expected["unsaved" if pool.backing else "pers_unsaved"] += in_memory
             expected[f"{kind}_pageframes"] += stats["frames"]
-            for both in ("frames", "same_filled", "zbytes", "written_pages", "written_bytes"):
+            both_have = (
+                "frames",
+                "same_filled",
+                "zbytes",
+                "written_pages",
+                "written_bytes",
+                "cold_pages",
+                "cold_bytes",
+            )
+            for both in both_have:
                 expected[both] += stats[both]
         for name in ("pressures", "pressure_source"):
             totals.pop(name)

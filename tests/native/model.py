@@ -16,7 +16,7 @@ Key = tuple[int, int]
 class Held:
     content: str
     kind: str
-    """zpage, fill, raw, or written: in the backing store."""
+    """zpage, fill, raw, cold: in an extent, or written: in the backing store."""
     zsize: int
 
 
@@ -34,6 +34,8 @@ class Pool:
     """The backing store's layout; none: \"\"."""
     is_well: bool = True
     """The last writeback did not fail."""
+    wrote_extents: bool = False
+    """Records of several pages: how large they are is not told."""
     in_place: int | None = None
     """The object whose pages are in it, in place; None: not told yet."""
     poor_run: int = 0
@@ -52,6 +54,7 @@ class Pool:
             "writeback_budget": 0,
             "nonactive_puts_ignored": 0,
             "poor_run_limit": 0,
+            "cold_extent": 4,
         }
 
     def zpages(self) -> list[Held]:
@@ -137,7 +140,7 @@ class Pool:
 
     def in_memory(self) -> set[Key]:
         """Pages that have a place in memory."""
-        return {key for key, held in self.pages.items() if held.kind in ("zpage", "raw")}
+        return {key for key, held in self.pages.items() if held.kind in ("zpage", "raw", "cold")}
 
     def may_leave(self, key: Key) -> bool:
         """Would it find a place in the backing store?"""
@@ -155,8 +158,16 @@ class Pool:
         self.leave(key)
         self.count["writeback_pages"] += 1
 
+    def chill(self, key: Key) -> None:
+        """The page has become one of an extent."""
+        held = self.pages[key]
+        assert held.kind in ("zpage", "raw")
+        self.pages[key] = Held(held.content, "cold", 0)
+        self.count["recompressed_pages"] += 1
+
     def leave(self, key: Key) -> None:
         held = self.pages[key]
+        self.wrote_extents |= held.kind == "cold" and self.backing == "packed"
         size = 8 if held.kind == "fill" else held.zsize
         if self.backing == "in_place":
             self.in_place = key[0]
@@ -190,6 +201,7 @@ class Pool:
             "zpages": kinds["zpage"],
             "same_filled": kinds["fill"],
             "raw_pages": kinds["raw"],
+            "cold_pages": kinds["cold"],
             "zbytes": sum(held.zsize for held in self.zpages()),
             "written_pages": kinds["written"],
             "written_bytes": sum(held.zsize for held in self.pages.values() if held.kind == "written"),

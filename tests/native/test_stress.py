@@ -21,3 +21,4 @@ def test_threads_in_one_store(config: str, page_size: int, limit: int, tmp_path:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "pages checked" in done.stdout
     assert " 0 written back" not in done.stdout
+    assert " 0 made cold" not in done.stdout

@@ -32,7 +32,8 @@
  *   bulk POOL OBJECT FIRST COUNT LENGTH  puts pages rand:(FIRST+i):LENGTH; stored N
  *   backing POOL PATH LAYOUT SIZE [reset]   PATH none: takes it away; ok | err NAME WHY
  *   writeback POOL FRAMES                frames N pages N ok | frames N pages N ERROR
- *   where POOL OBJECT INDEX              none | zpage | raw | fill | written
+ *   where POOL OBJECT INDEX              none | zpage | raw | fill | written | cold
+ *   recompress POOL FRAMES               frames N pages N extents N ok | … ERROR
  *   restart save|drop                    the store anew, without pools, as after a clean stop; or with
  *                                        what was in memory gone; saved N lost N ok | … ERROR
  *   fault CALL NAME AFTER COUNT          of the backing stores' system calls, see faulty_io.h
@@ -246,13 +247,16 @@ static void do_stats(zc_pool *pool)
            " used_bytes=%" PRIu64 " writeback_frames=%" PRIu64 " writeback_pages=%" PRIu64
            " writeback_errors=%" PRIu64 " written_gets=%" PRIu64 " read_errors=%" PRIu64
            " written_pages=%" PRIu64 " written_bytes=%" PRIu64 " wear_evicted=%" PRIu64
-           " wear_cleaned=%" PRIu64 " wear_metadata=%" PRIu64,
+           " wear_cleaned=%" PRIu64 " wear_metadata=%" PRIu64 " recompressed_frames=%" PRIu64
+           " recompressed_pages=%" PRIu64 " cold_pages=%" PRIu64 " cold_extents=%" PRIu64
+           " cold_bytes=%" PRIu64 " cold_frames=%" PRIu64,
            s.gets, s.gets_found, s.flush_total, s.flush_found, s.flobj_total, s.flobj_found,
            s.put_to_flush, s.dup_puts, s.kept_rejected, s.damaged, s.compacted_frames,
            s.compacted_zpages, s.reclaimed_frames, s.reclaimed_zpages, s.zpages, s.same_filled,
            s.raw_pages, s.zbytes, s.frames, s.metadata_bytes, s.used_bytes, s.writeback_frames,
            s.writeback_pages, s.writeback_errors, s.written_gets, s.read_errors, s.written_pages,
-           s.written_bytes, s.wear_evicted, s.wear_cleaned, s.wear_metadata);
+           s.written_bytes, s.wear_evicted, s.wear_cleaned, s.wear_metadata, s.recompressed_frames,
+           s.recompressed_pages, s.cold_pages, s.cold_extents, s.cold_bytes, s.cold_frames);
 }
 
 static void do_totals(struct driver *driver)
@@ -264,10 +268,11 @@ static void do_totals(struct driver *driver)
            " metadata_bytes=%" PRIu64 " used_bytes=%" PRIu64 " pers_zpages=%" PRIu64
            " eph_zpages=%" PRIu64 " pers_pageframes=%" PRIu64 " eph_pageframes=%" PRIu64
            " same_filled=%" PRIu64 " zbytes=%" PRIu64 " written_pages=%" PRIu64
-           " written_bytes=%" PRIu64 " pers_unsaved=%" PRIu64 " pools=%" PRIu64,
+           " written_bytes=%" PRIu64 " pers_unsaved=%" PRIu64 " pools=%" PRIu64
+           " cold_pages=%" PRIu64 " cold_bytes=%" PRIu64,
            s.limit_bytes, s.frames, s.reserve_frames, s.metadata_bytes, s.used_bytes, s.pers_zpages,
            s.eph_zpages, s.pers_pageframes, s.eph_pageframes, s.same_filled, s.zbytes,
-           s.written_pages, s.written_bytes, s.pers_unsaved, s.pools);
+           s.written_pages, s.written_bytes, s.pers_unsaved, s.pools, s.cold_pages, s.cold_bytes);
     printf(" pressures=%" PRIu64 " pressure_source=%" PRIu64, s.pressures, s.pressure_source);
 }
 
@@ -469,11 +474,21 @@ static void do_writeback(zc_pool *pool, const struct words *words)
     say_error(error);
 }
 
+static void do_recompress(zc_pool *pool, const struct words *words)
+{
+    struct zc_recompressed done;
+    int error = zc_pool_recompress(pool, number(words->word[2]), &done);
+
+    printf("frames %" PRIu64 " pages %" PRIu64 " extents %" PRIu64, done.frames, done.pages,
+           done.extents);
+    say_error(error);
+}
+
 static void do_where(zc_pool *pool, const struct words *words)
 {
     static const char *const kinds[] = {
         [ZC_ENTRY_EMPTY] = "none", [ZC_ENTRY_ZPAGE] = "zpage",     [ZC_ENTRY_RAW] = "raw",
-        [ZC_ENTRY_FILL] = "fill",  [ZC_ENTRY_WRITTEN] = "written",
+        [ZC_ENTRY_FILL] = "fill",  [ZC_ENTRY_WRITTEN] = "written", [ZC_ENTRY_COLD] = "cold",
     };
     uint64_t object = number(words->word[2]);
     uint32_t index = (uint32_t)number(words->word[3]);
@@ -592,6 +607,8 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
         do_backing(pool, words);
     else if (strcmp(command, "writeback") == 0)
         do_writeback(pool, words);
+    else if (strcmp(command, "recompress") == 0)
+        do_recompress(pool, words);
     else if (strcmp(command, "where") == 0)
         do_where(pool, words);
     else if (strcmp(command, "damage") == 0)

@@ -32,7 +32,7 @@ struct worker {
     const char *directory; /* of backing stores */
     pthread_t thread;
     unsigned number, ops;
-    uint64_t random, found, written;
+    uint64_t random, found, written, cold;
     char own[16];                       /* the pool that nobody else uses */
     uint64_t version[OBJECTS][INDEXES]; /* of its pages, 0: not there */
 };
@@ -263,6 +263,19 @@ static void write_back(struct worker *worker)
     worker->written += done.pages;
 }
 
+static void recompress(struct worker *worker, zc_pool *pool)
+{
+    static const char *const lengths[] = {"1", "2", "4", "8", "16"};
+    struct zc_recompressed done;
+
+    zc_pool_set_param(pool, "cold_extent", lengths[next(worker) % 5]);
+    zc_pool_set_param(pool, "cold_codec", next(worker) % 2 ? "zstd:3" : "lz4");
+    int error = zc_pool_recompress(pool, 1 + next(worker) % 64, &done);
+    if (error && error != -ENOENT && error != -E2BIG)
+        broken("recompression failed");
+    worker->cold += done.pages;
+}
+
 static void check_all(zc_store *store)
 {
     char why[256];
@@ -273,9 +286,11 @@ static void check_all(zc_store *store)
 
 static void empty_frames(struct worker *worker, zc_pool *pool, size_t size)
 {
-    uint64_t what = next(worker) % 8;
+    uint64_t what = next(worker) % 12;
 
-    if (what < 3)
+    if (what >= 8)
+        recompress(worker, pool);
+    else if (what < 3)
         zc_pool_compact(pool);
     else if (what < 6)
         reclaim_some(worker, pool, size);
@@ -356,7 +371,7 @@ int main(int argc, char **argv)
         return 2;
     }
     unsigned threads = (unsigned)atoi(argv[1]), ops = (unsigned)atoi(argv[2]);
-    uint64_t seed = strtoull(argv[3], NULL, 10), found = 0, written = 0;
+    uint64_t seed = strtoull(argv[3], NULL, 10), found = 0, written = 0, cold = 0;
     struct zc_store_config config = {.page_size = (uint32_t)atoi(argv[4]),
                                      .limit = strtoull(argv[5], NULL, 10)};
     struct worker *workers = calloc(threads, sizeof(*workers));
@@ -376,11 +391,13 @@ int main(int argc, char **argv)
         pthread_join(workers[i].thread, NULL);
         found += workers[i].found;
         written += workers[i].written;
+        cold += workers[i].cold;
     }
     check_end(store, workers, threads);
-    printf("%u threads, %u operations each, %" PRIu64 " pages checked, %" PRIu64 " written back\n",
-           threads, ops, found, written);
+    printf("%u threads, %u operations each, %" PRIu64 " pages checked, %" PRIu64
+           " written back, %" PRIu64 " made cold\n",
+           threads, ops, found, written, cold);
     zc_store_destroy(store);
     free(workers);
-    return found && written ? 0 : 1;
+    return found && written && cold ? 0 : 1;
 }

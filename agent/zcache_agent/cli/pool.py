@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pool create, list, show, codec, compact, shrink, backing, writeback, destroy."""
+"""pool create, list, show, codec, compact, shrink, recompress, backing, writeback, destroy."""
 
 import re
 from typing import Any
@@ -225,6 +225,24 @@ def writeback(session: Session, name: str, frames: str) -> None:
         session.output.document({"name": name, "frames": freed, "pages": pages})
         return
     session.output.text(f"pool {name}: {freed} frames freed, {pages} pages written back")
+
+
+@pool.command()
+@click.argument("name")
+@click.argument("frames", default="all")
+@pass_session
+def recompress(session: Session, name: str, frames: str) -> None:
+    """Compress the coldest pages of a pool again, densely, until it has FRAMES fewer, or all of them.
+
+    Its params cold_codec and cold_extent say by what, and how many adjacent pages together.
+    """
+    with hints(EINVAL="e.g. zcache pool recompress NAME 16", ENOENT=_CODEC_HINTS["ENOENT"]):
+        counters = ("recompressed_frames", "recompressed_pages")
+        freed, pages = _growth(session.control, name, ("recompress", frames), counters)
+    if session.as_json:
+        session.output.document({"name": name, "frames": freed, "pages": pages})
+        return
+    session.output.text(f"pool {name}: {freed} frames freed, {pages} pages made cold")
 
 
 def _growth(control: ControlClient, name: str, action: tuple[str, str], counters: tuple[str, ...]) -> list[int]:

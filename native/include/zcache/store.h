@@ -111,14 +111,18 @@ struct zc_pool_stats {
     uint64_t writeback_errors; /* writebacks that the backing store ended by an error */
     uint64_t written_gets;     /* of gets: of pages in the backing store */
     uint64_t read_errors;      /* of these: not to be read, or not as they were written */
-    uint64_t zpages;           /* compressed pages held now */
-    uint64_t same_filled;      /* same-filled pages held now */
-    uint64_t raw_pages;        /* uncompressed pages held now */
-    uint64_t written_pages;    /* pages in the backing store now */
-    uint64_t zbytes;           /* bytes of the compressed pages held now */
-    uint64_t frames;           /* frames held now by the pool's allocator */
-    uint64_t metadata_bytes;   /* index and allocator metadata of this pool */
-    uint64_t used_bytes;       /* frames * page_size + metadata_bytes */
+    uint64_t recompressed_frames, recompressed_pages; /* freed, and made cold, by recompression */
+    uint64_t zpages;                                  /* compressed pages held now */
+    uint64_t same_filled;                             /* same-filled pages held now */
+    uint64_t raw_pages;                               /* uncompressed pages held now */
+    uint64_t written_pages;                           /* pages in the backing store now */
+    uint64_t cold_pages;                              /* pages in extents now */
+    uint64_t cold_extents, cold_bytes;                /* extents held now, and their bytes */
+    uint64_t zbytes;                                  /* bytes of the compressed pages held now */
+    uint64_t frames;                                  /* frames held now by the pool's allocators */
+    uint64_t cold_frames;                             /* of these: of extents */
+    uint64_t metadata_bytes; /* index and allocator metadata of this pool */
+    uint64_t used_bytes;     /* frames * page_size + metadata_bytes */
     /* Of the backing store: */
     uint64_t written_bytes;                             /* bytes of the records in it now */
     uint64_t wear_evicted, wear_cleaned, wear_metadata; /* bytes written to it since it is set */
@@ -130,9 +134,10 @@ struct zc_store_stats {
     uint64_t reserve_frames; /* ready, held by none */
     uint64_t metadata_bytes;
     uint64_t used_bytes;              /* (frames + reserve_frames) * page_size + metadata_bytes */
-    uint64_t pers_zpages, eph_zpages; /* pages held, same-filled and raw ones included */
+    uint64_t pers_zpages, eph_zpages; /* pages held, same-filled, raw and cold ones included */
     uint64_t pers_pageframes, eph_pageframes; /* frames */
     uint64_t same_filled, zbytes;
+    uint64_t cold_pages, cold_bytes;       /* in extents */
     uint64_t written_pages, written_bytes; /* in backing stores */
     uint64_t pers_unsaved; /* persistent pages that zc_store_save() would find no place for */
     uint64_t pools;
@@ -266,6 +271,19 @@ struct zc_written_back {
  * -EDQUOT: writeback_budget is used up; -ENOSPC, -EIO, … : the store's; -ENOENT; -ENOMEM.
  */
 ZC_API int zc_pool_writeback(zc_pool *pool, size_t frames, struct zc_written_back *out);
+
+struct zc_recompressed {
+    uint64_t frames; /* fewer than before */
+    uint64_t pages, extents;
+};
+
+/*
+ * Compresses pages in the frames touched longest ago again, by the pool's cold_codec, up to cold_extent
+ * adjacent ones together, until the pool has `frames` fewer or every frame was tried once. What does not get
+ * smaller stays as it is. Other calls go on meanwhile; no lock is held while it compresses. -EINVAL,
+ * -ENOENT, -E2BIG: of the codec, see zc_pool_set_codec(), -ENOENT also: pool destroyed; -ENOMEM.
+ */
+ZC_API int zc_pool_recompress(zc_pool *pool, size_t frames, struct zc_recompressed *out);
 
 struct zc_saved {
     uint64_t pages; /* of pools with a backing store: in it, to come back */

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Extents: what is left of one when a member goes, what a damaged one costs, and where they go."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.native.driver import CONFIGS, Driver, crc
+
+PAGES = 16
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[4096, 16384, 65536])
+def driver(config: str, request: pytest.FixtureRequest) -> Iterator[Driver]:
+    with Driver(config, request.param) as driver:
+        yield driver
+
+
+def content(driver: Driver, index: int) -> str:
+    """A quarter of it random."""
+    return f"rand:{index}:{driver.page_size // 4}"
+
+
+def put(driver: Driver, pool: str, indexes: Iterator[int] | range, object_id: int = 1) -> None:
+    for index in indexes:
+        assert driver.ask("put", pool, object_id, index, content(driver, index)).startswith("stored")
+
+
+def make_cold(driver: Driver, *, extent: int = 4, pool: str = "p", kind: str = "persistent") -> None:
+    """LZ4 keeps the random quarter as it is, and the zeros in some bytes more than zstd."""
+    assert driver.ask("pool", pool, kind, "zsmalloc") == "ok"
+    assert driver.ask("param", pool, "cold_extent", extent) == "ok"
+    put(driver, pool, range(PAGES))
+    answer = driver.ask("recompress", pool, 10**6).split()
+    assert answer[2:] == ["pages", str(PAGES), "extents", str(PAGES // extent), "ok"]
+
+
+def store_size(driver: Driver) -> int:
+    return max(8 << 20, 400 * driver.page_size)
+
+
+def is_there(driver: Driver, pool: str, index: int) -> bool:
+    return driver.ask("peek", pool, 1, index) == f"page {crc(content(driver, index), driver.page_size)}"
+
+
+def where(driver: Driver, pool: str) -> list[str]:
+    return [driver.ask("where", pool, 1, index) for index in range(PAGES)]
+
+
+@pytest.mark.parametrize("extent", [1, 2, 4, 8, 16])
+def test_members_come_back_alone_and_together(driver: Driver, extent: int) -> None:
+    make_cold(driver, extent=extent)
+    assert where(driver, "p") == ["cold"] * PAGES
+    stats = driver.stats("p")
+    assert (stats["cold_pages"], stats["cold_extents"], stats["zpages"]) == (PAGES, PAGES // extent, 0)
+    assert stats["frames"] == stats["cold_frames"] > 0
+    assert all(is_there(driver, "p", index) for index in range(PAGES))
+    answers = driver.batch("gets", "p", [f"1 {index}" for index in range(PAGES)])
+    assert answers == [f"page {crc(content(driver, index), driver.page_size)}" for index in range(PAGES)]
+    assert driver.ask("check") == "ok"
+
+
+def test_the_rest_stays_right_whoever_goes(driver: Driver) -> None:
+    make_cold(driver, extent=4)
+    extents = driver.stats("p")["cold_extents"]
+    for gone, index in enumerate([0, 3, 1, 2]):  # the first, whose the parts are, among them
+        change = ["flush", "p", 1, index] if gone % 2 else ["put", "p", 1, index, content(driver, index)]
+        assert driver.ask(*change).split()[0] in ("ok", "stored")
+        assert driver.ask("check") == "ok"
+        assert driver.stats("p")["cold_extents"] == extents - (gone == 3)
+        assert all(is_there(driver, "p", other) for other in range(4, PAGES))
+    assert driver.ask("flobj", "p", 1) == f"pages {PAGES - 2}"
+    stats = driver.stats("p")
+    assert not any(stats[what] for what in ("frames", "cold_pages", "cold_extents", "cold_bytes", "cold_frames"))
+
+
+def test_a_run_with_holes_is_as_long_as_it_has_pages(driver: Driver) -> None:
+    assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+    assert driver.ask("param", "p", "cold_extent", 16) == "ok"
+    put(driver, "p", iter([5, 7, 40, 2**32 - 1]))
+    assert driver.ask("put", "p", 1, 6, "fill:3") == "stored 0"
+    assert driver.ask("recompress", "p", 10**6).split()[2:] == ["pages", "4", "extents", "3", "ok"]
+    assert driver.ask("where", "p", 1, 6) == "fill"
+    assert all(is_there(driver, "p", index) for index in (5, 7, 40, 2**32 - 1))
+    assert driver.ask("check") == "ok"
+
+
+def test_what_does_not_get_smaller_stays(driver: Driver) -> None:
+    assert driver.ask("pool", "p", "persistent", "zsmalloc", "zstd:3") == "ok"
+    assert driver.ask("param", "p", "cold_codec", "none") == "ok"
+    put(driver, "p", range(PAGES))
+    before = driver.stats("p")
+    assert driver.ask("recompress", "p", 10**6) == "frames 0 pages 0 extents 0 ok"
+    assert where(driver, "p") == ["zpage"] * PAGES
+    assert driver.stats("p")["frames"] == before["frames"]
+
+
+def test_damage_is_told_and_costs_one_extent(driver: Driver) -> None:
+    make_cold(driver, extent=4)
+    assert driver.ask("damage", "p", 1, 5) == "ok"
+    for index in range(4, 8):
+        assert driver.ask("get", "p", 1, index) == "err EIO"
+    assert all(is_there(driver, "p", index) for index in range(PAGES) if not 4 <= index < 8)
+    assert driver.stats("p")["damaged"] == 4
+    assert "damaged" in driver.ask("check")
+    put(driver, "p", range(4, 8))
+    assert driver.ask("check") == "ok"
+
+
+def test_compaction_moves_parts(driver: Driver) -> None:
+    assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+    assert driver.ask("param", "p", "compact_auto", 0) == "ok"
+    assert driver.ask("param", "p", "cold_extent", 2) == "ok"
+    put(driver, "p", range(64))
+    assert driver.ask("recompress", "p", 10**6).split()[-1] == "ok"
+    for first in range(0, 64, 16):  # three of four extents, each of half a page
+        for index in range(first, first + 12):
+            assert driver.ask("flush", "p", 1, index) == "ok"
+    assert int(driver.ask("compact", "p").split()[1]) > 0
+    assert driver.stats("p")["compacted_zpages"] > 0
+    assert driver.ask("check") == "ok"
+    assert all(is_there(driver, "p", first + 12) for first in range(0, 64, 16))
+
+
+def test_reclaim_takes_whole_extents_and_the_cold_first(driver: Driver) -> None:
+    make_cold(driver, extent=4, pool="e", kind="ephemeral")
+    put(driver, "e", range(100, 100 + PAGES))
+    assert driver.ask("reclaim", "e", 1).startswith("frames ")
+    left = [is_there(driver, "e", index) for index in range(PAGES)]
+    assert not all(left)
+    for first in range(0, PAGES, 4):
+        assert len(set(left[first : first + 4])) == 1
+    assert all(is_there(driver, "e", index) for index in range(100, 100 + PAGES))
+    assert driver.ask("check") == "ok"
+
+
+@pytest.mark.parametrize("layout", ["packed", "in_place"])
+def test_extents_go_to_the_backing_store(driver: Driver, layout: str, tmp_path: Path) -> None:
+    """Packed as they are, in place page by page; what is flushed from them there stays away."""
+    make_cold(driver, extent=4)
+    size = store_size(driver)
+    assert driver.ask("backing", "p", tmp_path / "store", layout, size) == "ok"
+    assert driver.ask("flush", "p", 1, 1) == "ok"
+    assert driver.ask("writeback", "p", 10**6).split()[2:] == ["pages", str(PAGES - 1), "ok"]
+    assert driver.stats("p")["frames"] == 0
+    assert driver.ask("flush", "p", 1, 6) == "ok"
+    there = [index for index in range(PAGES) if index not in (1, 6)]
+    assert [index for index in range(PAGES) if is_there(driver, "p", index)] == there
+    assert driver.ask("check") == "ok"
+    assert driver.ask("restart", "save") == f"saved {len(there)} lost 0 ok"
+    assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+    assert driver.ask("backing", "p", tmp_path / "store", layout, size) == "ok"
+    assert [index for index in range(PAGES) if is_there(driver, "p", index)] == there
+
+
+@pytest.mark.parametrize("layout", ["packed", "in_place"])
+def test_a_clean_stop_saves_extents(driver: Driver, layout: str, tmp_path: Path) -> None:
+    make_cold(driver, extent=8)
+    size = store_size(driver)
+    assert driver.ask("backing", "p", tmp_path / "store", layout, size) == "ok"
+    assert driver.ask("restart", "save") == f"saved {PAGES} lost 0 ok"
+    assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+    assert driver.ask("backing", "p", tmp_path / "store", layout, size) == "ok"
+    assert where(driver, "p") == ["written"] * PAGES
+    assert all(is_there(driver, "p", index) for index in range(PAGES))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "answer"),
+    [
+        ("cold_extent", "16", "ok"),
+        ("cold_extent", "0", "err ERANGE"),
+        ("cold_extent", "3", "err EINVAL"),
+        ("cold_extent", "32", "err ERANGE"),
+        ("cold_codec", "zstd:19", "ok"),
+        ("cold_codec", "zstd:20", "err EINVAL"),
+        ("cold_codec", "zstd:3:dict=9", "err ENOENT"),
+    ],
+)
+def test_parameters(config: str, name: str, value: str, answer: str) -> None:
+    with Driver(config, 4096) as driver:
+        assert driver.ask("pool", "p", "persistent") == "ok"
+        assert driver.ask("param", "p", name, value) == answer
+
+
+def test_no_more_is_recompressed_than_is_asked_for() -> None:
+    """The holes that its pages leave are made frames of at once."""
+    with Driver("host", 4096) as driver:
+        assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+        for first in range(0, 2000, 40):
+            driver.batch("puts", "p", [f"1 {index} rand:1:1024" for index in range(first, first + 40)])
+        before = driver.stats("p")
+        answer = driver.ask("recompress", "p", 20).split()
+        after = driver.stats("p")
+        assert 20 <= int(answer[1]) == before["frames"] - after["frames"]
+        assert 100 < after["cold_pages"] < 400
+        assert driver.ask("check") == "ok"
