@@ -27,6 +27,9 @@ REACHED = {
         "recompress frames",
         "recompress-idle frames",
         "check ok",
+        "writeback_limit pages",
+        "writeback_pressure pages",
+        "writeback_idle pages",
     ],
 }
 """What a run of many examples must have come by, or it proves nothing."""
