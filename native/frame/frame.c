@@ -100,7 +100,7 @@ int zc_frames_create(size_t page_size, struct zc_frames **out)
     if (!frames)
         return -ENOMEM;
 
-    pthread_mutex_init(&frames->lock, NULL);
+    zc_mutex_init_brief(&frames->lock);
     pthread_cond_init(&frames->wants, NULL);
     pthread_cond_init(&frames->filled, NULL);
     frames->page_size = page_size;

@@ -7,7 +7,6 @@
 #include "base/base.h"
 #include "base/hash.h"
 #include "store/entry.h"
-#include "store/idle.h"
 
 static size_t parts_of_class(unsigned class)
 {
@@ -142,21 +141,6 @@ void zc_extent_set_poor(struct zc_shard *shard, struct zc_extent *extent, bool i
     shard->sparse -= zc_extent_is_sparse(extent);
     extent->is_poor = is_poor;
     shard->sparse += zc_extent_is_sparse(extent);
-}
-
-uint32_t zc_extent_idle(const struct zc_shard *shard, const struct zc_entry *entry, uint16_t now)
-{
-    const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
-    uint32_t least = UINT32_MAX;
-    uint64_t object;
-
-    for (unsigned live = extent->live; live; live &= live - 1) {
-        uint32_t index = extent->first + (unsigned)__builtin_ctz(live);
-        uint32_t idle = zc_entry_idle(
-            zc_index_find_by_number(&shard->index, extent->object, index, &object), now);
-        least = least < idle ? least : idle;
-    }
-    return least;
 }
 
 static void drop(zc_pool *pool, struct zc_shard *shard, zc_handle word)

@@ -81,8 +81,6 @@ static inline bool zc_extent_is_sparse(const struct zc_extent *extent)
     return 2 * zc_extent_count(extent->live) < zc_extent_count(extent->made) && !extent->is_poor;
 }
 
-/* Seconds since the youngest of its pages, of which the entry is one, was put or got. */
-uint32_t zc_extent_idle(const struct zc_shard *shard, const struct zc_entry *entry, uint16_t now);
 /* To make it anew has saved nothing. */
 void zc_extent_set_poor(struct zc_shard *shard, struct zc_extent *extent, bool is_poor);
 

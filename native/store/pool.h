@@ -224,9 +224,10 @@ int zc_parse_size(const char *value, uint64_t total, uint64_t *out);
 
 bool zc_pool_name_is_valid(const char *name);
 
-/* As zc_pool_create(); why NULL: not wanted. */
-int zc_pool_create_why(zc_store *store, const struct zc_pool_config *config, zc_pool **out,
-                       struct zc_text *why);
+/* As zc_pool_create(), and zc_pool_set_backing() before anybody can find the pool: if there is no such
+ * store, there is no pool. NULL: no backing; without one, why may be NULL, too. */
+int zc_pool_create_with(zc_store *store, const struct zc_pool_config *config,
+                        const struct zc_pool_backing *backing, zc_pool **out, struct zc_text *why);
 
 /* A reference to the pool of the lowest number above `id`; NULL: there is none. */
 zc_pool *zc_pool_next(zc_store *store, uint32_t id);

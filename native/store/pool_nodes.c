@@ -98,7 +98,7 @@ static uint64_t largest(const struct zc_node *node)
         return 1;
     if (node->arg == ZC_PARAM_COLD_EXTENT)
         return ZC_EXTENT_PAGES;
-    if (node->arg == ZC_PARAM_COLD_AFTER || node->arg == ZC_PARAM_WRITEBACK_AFTER)
+    if (node->arg == ZC_PARAM_WRITEBACK_AFTER || node->arg == ZC_PARAM_COLD_AFTER)
         return ZC_IDLE_MAX;
     return node->arg == ZC_PARAM_ENTROPY_GATE ? ZC_ENTROPY_MAX : ZC_POOR_RUN_MAX;
 }
@@ -596,9 +596,10 @@ int zc_list_pools(void *object, int (*emit)(void *arg, const char *name), void *
 
 struct create_request {
     char words[4][ZC_POOL_NAME_MAX + 1]; /* name, kind, allocator, codec */
+    const char *backing;                 /* as pools/NAME/backing takes it; NULL: none */
 };
 
-/* "name=swap kind=persistent allocator=zbud codec=lz4" */
+/* "name=swap kind=persistent allocator=zbud codec=lz4 path=/dev/vdb": from path= on, a backing store */
 static int parse_create(const char *value, struct create_request *request, struct zc_text *why)
 {
     static const char *const keys[4] = {"name=", "kind=", "allocator=", "codec="};
@@ -606,11 +607,16 @@ static int parse_create(const char *value, struct create_request *request, struc
     *request = (struct create_request){.words = {"", "", "zbud", "lz4"}};
     while (*(value += strspn(value, " "))) {
         size_t len = strcspn(value, " "), k = 0;
+        if (strncmp(value, "path=", 5) == 0) {
+            request->backing = value;
+            return 0;
+        }
         while (k < 4 && strncmp(value, keys[k], strlen(keys[k])) != 0)
             k++;
         if (k == 4) {
-            zc_text_add(why, "create: '%.*s' is not name=, kind=, allocator= or codec=", (int)len,
-                        value);
+            zc_text_add(why,
+                        "create: '%.*s' is not name=, kind=, allocator=, codec= or, last, path=",
+                        (int)len, value);
             return -EINVAL;
         }
         size_t skip = strlen(keys[k]);
@@ -630,6 +636,7 @@ static int check_create(void *object, const struct zc_node *node, const char *va
                         struct zc_text *why)
 {
     struct create_request request;
+    struct zc_backing_request backing;
     const char *name = request.words[0], *kind = request.words[1];
 
     (void)node;
@@ -644,8 +651,10 @@ static int check_create(void *object, const struct zc_node *node, const char *va
         zc_text_add(why, "create: kind='%s' is not persistent or ephemeral", kind);
     else if (!zc_alloc_find(request.words[2]))
         zc_text_add(why, "create: allocator='%s' is not zbud or zsmalloc", request.words[2]);
+    else if ((error = zc_codecs_check(object, request.words[3], why)) || !request.backing)
+        return error;
     else
-        return zc_codecs_check(object, request.words[3], why);
+        return zc_parse_backing(request.backing, &backing, why);
     return -EINVAL;
 }
 
@@ -653,10 +662,13 @@ static int store_create(void *object, const struct zc_node *node, const char *va
                         struct zc_text *why)
 {
     struct create_request request;
+    struct zc_backing_request backing = {0};
     zc_pool *pool;
 
     (void)node;
     int error = parse_create(value, &request, why);
+    if (!error && request.backing)
+        error = zc_parse_backing(request.backing, &backing, why);
     if (error)
         return error;
 
@@ -666,7 +678,8 @@ static int store_create(void *object, const struct zc_node *node, const char *va
         .allocator = request.words[2],
         .codec = request.words[3],
     };
-    error = zc_pool_create_why(object, &config, &pool, why);
+    error =
+        zc_pool_create_with(object, &config, request.backing ? &backing.backing : NULL, &pool, why);
     if (!error)
         zc_pool_release(pool);
     return error;
@@ -676,9 +689,11 @@ const struct zc_node zc_pools_nodes[] = {
     {.name = "create",
      .type = ZC_NODE_ACTION,
      .unit = "",
-     .range = "name=NAME kind=persistent|ephemeral [allocator=zbud|zsmalloc] [codec=lz4]",
+     .range =
+         "name=NAME kind=persistent|ephemeral [allocator=zbud|zsmalloc] [codec=lz4] [path=PATH "
+         "…, as in backing]",
      .deflt = "",
-     .meaning = "write: make a pool",
+     .meaning = "write: make a pool; with a backing store, or not at all",
      .check = check_create,
      .store = store_create},
     {0},

@@ -57,12 +57,12 @@ static void pool_init(zc_pool *pool, const struct zc_pool_config *config)
     pool->params[ZC_PARAM_EXCLUSIVE_GETS] = config->kind == ZC_EPHEMERAL;
     pool->params[ZC_PARAM_CHECKSUMS] = 1;
     pool->params[ZC_PARAM_COMPACT_AUTO] = 1;
-    pool->params[ZC_PARAM_COLD_EXTENT] = ZC_COLD_EXTENT;
-    pool->params[ZC_PARAM_COLD_CPU_PERCENT] = ZC_COLD_CPU_PERCENT;
-    strcpy(pool->cold.codec, ZC_COLD_CODEC);
     pool->params[ZC_PARAM_WRITEBACK_AUTO] = 1;
     for (size_t i = 0; i < ZC_CHORES; i++)
         pool->chores[i] = UINT64_MAX;
+    pool->params[ZC_PARAM_COLD_EXTENT] = ZC_COLD_EXTENT;
+    pool->params[ZC_PARAM_COLD_CPU_PERCENT] = ZC_COLD_CPU_PERCENT;
+    strcpy(pool->cold.codec, ZC_COLD_CODEC);
     pthread_mutex_init(&pool->compact_lock, NULL);
     zc_writeback_init(pool);
     pool->references = 2; /* the store's and the caller's */
@@ -112,34 +112,67 @@ free_pool:
     return error;
 }
 
-int zc_pool_create_why(zc_store *store, const struct zc_pool_config *config, zc_pool **out,
-                       struct zc_text *why)
+static int check_name_locked(zc_store *store, const char *name, struct zc_text *why)
+{
+    if (!find_locked(store, name))
+        return 0;
+    if (why)
+        zc_text_add(why, "pool '%s' exists already", name);
+    return -EEXIST;
+}
+
+static int check_name(zc_store *store, const char *name, struct zc_text *why)
+{
+    pthread_mutex_lock(&store->pools_lock);
+    int error = check_name_locked(store, name, why);
+    pthread_mutex_unlock(&store->pools_lock);
+    return error;
+}
+
+static int publish(zc_pool *pool, struct zc_text *why)
+{
+    zc_store *store = pool->store;
+
+    pthread_mutex_lock(&store->pools_lock);
+    int error = check_name_locked(store, pool->name, why);
+    if (!error) {
+        pool->id = store->next_id++;
+        zc_list_add(store->pools.prev, &pool->link);
+        store->pool_count++;
+        zc_keeper_start(store);
+    }
+    pthread_mutex_unlock(&store->pools_lock);
+    return error;
+}
+
+int zc_pool_create_with(zc_store *store, const struct zc_pool_config *config,
+                        const struct zc_pool_backing *backing, zc_pool **out, struct zc_text *why)
 {
     zc_pool *pool;
     int error = pool_new(store, config, &pool, why);
     if (error)
         return error;
 
-    pthread_mutex_lock(&store->pools_lock);
-    if (find_locked(store, config->name)) {
-        pthread_mutex_unlock(&store->pools_lock);
-        pool_free(pool);
-        if (why)
-            zc_text_add(why, "pool '%s' exists already", config->name);
-        return -EEXIST;
-    }
-    pool->id = store->next_id++;
-    zc_list_add(store->pools.prev, &pool->link);
-    store->pool_count++;
-    zc_keeper_start(store);
-    pthread_mutex_unlock(&store->pools_lock);
+    error = check_name(store, config->name, why); /* first: a store may be made anew */
+    if (!error && backing)
+        error = zc_writeback_attach(pool, backing, NULL, why);
+    if (!error)
+        error = publish(pool, why);
+    if (error)
+        goto free_pool;
     *out = pool;
     return 0;
+
+free_pool:
+    zc_writeback_close(pool); /* what is in the store is to stay */
+    zc_pool_clear(pool);
+    pool_free(pool);
+    return error;
 }
 
 int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool **out)
 {
-    return zc_pool_create_why(store, config, out, NULL);
+    return zc_pool_create_with(store, config, NULL, out, NULL);
 }
 
 int zc_pool_find(zc_store *store, const char *name, zc_pool **out)

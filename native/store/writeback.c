@@ -597,25 +597,36 @@ void zc_writeback_reconsider(zc_pool *pool)
 
 /* ---- pages one by one ---- */
 
-/* In memory, and idle for long enough, if it is to be; an extent is as old as the youngest of its pages. */
-static bool has_been_idle(const struct zc_shard *shard, struct zc_entry *entry,
-                          struct zc_idle *idle)
+/* Idle ones; or, if that says 0, all that are in memory, without a look at the budget. */
+static bool is_chosen(void *arg, const struct zc_shard *shard, struct zc_entry *entry)
 {
-    if (idle->seconds == 0)
+    struct zc_idle *choice = arg;
+
+    (void)shard;
+    if (choice->seconds == 0)
         return !zc_entry_is_written(entry);
-    if (zc_entry_is_cold(entry))
-        return zc_idle_has(idle, zc_extent_idle(shard, entry, idle->now));
-    return zc_entry_has_zpage(entry) && zc_idle_has(idle, zc_entry_idle(entry, idle->now));
+    return (zc_entry_has_zpage(entry) || zc_entry_is_cold(entry)) &&
+           zc_idle_has(choice, zc_entry_idle(entry, choice->now));
 }
 
-static bool find_idle(void *arg, const struct zc_shard *shard, struct zc_entry *entry)
+/* The shard is locked. An extent is as young as its youngest page. */
+static bool is_still_chosen(struct zc_idle *choice, struct zc_shard *shard, uint64_t object,
+                            struct zc_entry *entry)
 {
-    return has_been_idle(shard, entry, arg);
+    if (!zc_entry_is_cold(entry) || choice->seconds == 0)
+        return is_chosen(choice, shard, entry);
+
+    const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
+    bool is_idle = true;
+    for (unsigned live = extent->live; live; live &= live - 1)
+        is_idle &= is_chosen(
+            choice, shard,
+            zc_index_find(&shard->index, object, extent->first + (unsigned)__builtin_ctz(live)));
+    return is_idle;
 }
 
-static int add_owner(struct round *round, uint64_t owner, uint32_t idle)
+static int add_owner(struct round *round, uint64_t owner, struct zc_idle *choice)
 {
-    struct zc_idle since = {.seconds = idle, .now = zc_store_now(round->pool->store)};
     struct zc_shard *shard;
     uint64_t object;
     struct zc_entry *entry = zc_entry_lock_any(round->pool, owner, &shard, &object);
@@ -623,7 +634,7 @@ static int add_owner(struct round *round, uint64_t owner, uint32_t idle)
 
     if (!entry)
         return 0;
-    if (has_been_idle(shard, entry, &since))
+    if (is_still_chosen(choice, shard, object, entry))
         error = zc_entry_is_cold(entry) ? add_extent(round, shard, object, entry)
                                         : add(round, shard, owner, object, entry);
     zc_shard_unlock(shard);
@@ -631,13 +642,12 @@ static int add_owner(struct round *round, uint64_t owner, uint32_t idle)
     return error;
 }
 
-/* Those that have been idle for so many seconds, within the budget; 0: all, without a look at it. */
-static int write_owners(struct round *round, const struct zc_owners *owners, uint32_t idle)
+static int write_owners(struct round *round, const struct zc_owners *owners, struct zc_idle *choice)
 {
     int error = zc_slots_update(&round->pool->writeback.slots, round->pool, round->store);
 
     for (size_t i = 0; !error && i < owners->count;) {
-        int full = add_owner(round, owners->list[i], idle);
+        int full = add_owner(round, owners->list[i], choice);
         if (!full) {
             i++;
             continue;
@@ -645,82 +655,74 @@ static int write_owners(struct round *round, const struct zc_owners *owners, uin
         error = write_batch(round);
         if (!error)
             error = make_room(round, full);
-        if (!error && idle && budget(round->pool, round->store) <= 0)
+        if (!error && choice->seconds && budget(round->pool, round->store) <= 0)
             error = -EDQUOT;
     }
     return error ? error : write_batch(round);
 }
 
-/* `running` is held. */
-static int write_listed(zc_pool *pool, const struct zc_owners *owners, uint32_t idle,
-                        enum zc_writeback_cause cause, size_t *pages)
+/* `running` is held. *pages: how many went. */
+static int write_listed(zc_pool *pool, const struct zc_owners *owners, struct zc_idle *choice,
+                        size_t *pages)
 {
     struct round *round;
     int error = begin(pool, &round);
     if (error)
         return error;
 
-    error = idle && budget(pool, round->store) <= 0 ? -EDQUOT : write_owners(round, owners, idle);
+    bool may = choice->seconds == 0 || budget(pool, round->store) > 0;
+    error = may ? write_owners(round, owners, choice) : -EDQUOT;
     end(round);
-    note(pool, round, cause, error);
-    *pages += round->sums.pages;
+    note(pool, round, choice->seconds ? ZC_WRITEBACK_IDLE : ZC_WRITEBACK_USER, error);
+    *pages = round->sums.pages;
     free(round);
     return error;
 }
 
-/* `running` is held. */
-static int write_shard(zc_pool *pool, struct zc_shard *shard, struct zc_idle *idle,
-                       enum zc_writeback_cause cause, size_t *pages)
+static int write_shard(zc_pool *pool, struct zc_shard *shard, struct zc_idle *choice)
 {
     struct zc_owners owners;
-    int error = zc_owners_list(pool, shard, SIZE_MAX, find_idle, idle, &owners);
+    size_t pages = 0;
 
+    pthread_mutex_lock(&pool->writeback.running);
+    choice->now = zc_store_now(pool->store);
+    int error = zc_owners_list(pool, shard, SIZE_MAX, is_chosen, choice, &owners);
     if (!error && owners.count > 0)
-        error = write_listed(pool, &owners, idle->seconds, cause, pages);
+        error = write_listed(pool, &owners, choice, &pages);
+    pthread_mutex_unlock(&pool->writeback.running);
     free(owners.list);
+    if (choice->seconds)
+        zc_pool_freed(pool, pages);
     return error;
 }
 
 int zc_writeback_save(zc_pool *pool)
 {
-    struct zc_idle any = {0};
-    size_t pages = 0;
+    struct zc_idle all = {0};
     int error = 0;
 
-    pthread_mutex_lock(&pool->writeback.running);
     for (size_t i = 0; !error && i < ZC_SHARDS; i++)
-        error = write_shard(pool, &pool->shards[i], &any, ZC_WRITEBACK_USER, &pages);
-    pthread_mutex_unlock(&pool->writeback.running);
-    return error;
-}
-
-/* A shard at a time, so that a put that waits for room has its turn. */
-static int write_idle(zc_pool *pool, struct zc_idle *idle)
-{
-    int error = 0;
-
-    for (size_t i = 0; !error && i < ZC_SHARDS && !pool->store->keeper.stopping; i++) {
-        size_t pages = 0;
-        pthread_mutex_lock(&pool->writeback.running);
-        error = write_shard(pool, &pool->shards[i], idle, ZC_WRITEBACK_IDLE, &pages);
-        pthread_mutex_unlock(&pool->writeback.running);
-        zc_pool_freed(pool, pages);
-    }
+        error = write_shard(pool, &pool->shards[i], &all);
     return error;
 }
 
 uint64_t zc_writeback_idle(zc_pool *pool)
 {
-    struct zc_idle idle = {.seconds = (uint32_t)zc_param(pool, ZC_PARAM_WRITEBACK_AFTER),
-                           .now = zc_store_now(pool->store),
-                           .is_all = true};
+    const zc_store *store = pool->store;
+    struct zc_idle choice = {
+        .seconds = (uint32_t)zc_param(pool, ZC_PARAM_WRITEBACK_AFTER),
+        .is_all = true,
+    };
+    int error = 0;
 
-    if (idle.seconds == 0 || pool->dead || !zc_writeback_is_open(pool))
+    if (choice.seconds == 0 || pool->dead || !zc_writeback_is_open(pool))
         return UINT64_MAX;
     if (is_left_alone(pool))
         return pool->writeback.retry_at;
-    int error = write_idle(pool, &idle);
+    /* A shard at a time: a put that waits for room has its turn. */
+    for (size_t i = 0; !error && i < ZC_SHARDS && !store->keeper.stopping; i++)
+        error = write_shard(pool, &pool->shards[i], &choice);
     if (error)
-        return zc_max64(pool->writeback.retry_at, zc_store_ns(pool->store) + DELAY_MIN_NS);
-    return zc_idle_next(&idle, pool->store, (uint32_t)zc_min(idle.seconds / 8, REST_MAX));
+        return zc_max64(pool->writeback.retry_at, zc_store_ns(store) + DELAY_MIN_NS);
+    return zc_idle_next(&choice, store, (uint32_t)zc_min(choice.seconds / 8, REST_MAX));
 }

@@ -22,6 +22,7 @@ class FakeAdb:
     """Instead of a transport to the device."""
     services: dict[str, bytes] = field(default_factory=dict)
     """By the beginning of their names."""
+    refuses_services: bool = False
     silent: bool = False
     mute: bool = False
     """Accepts connections and says nothing at all."""
@@ -75,6 +76,9 @@ class FakeAdb:
         if request.startswith("host:transport:"):
             connection.sendall(b"FAIL" + _block(self.refusal) if self.refusal else b"OKAY")
             return not self.refusal
+        if self.refuses_services:
+            connection.sendall(b"FAIL" + _block("closed"))
+            return False
         said = next((said for name, said in self.services.items() if request.startswith(name)), b"")
         connection.sendall(b"OKAY" + said)
         return self.silent

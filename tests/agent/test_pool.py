@@ -209,6 +209,38 @@ class TestShrink:
         fails(local_daemon("pool", "shrink", "nope", 1), 5, "nope")
 
 
+class TestCreateWithABackingStore:
+    def test_it_has_what_was_there(
+        self, local_daemon: Local, pages: Callable[[], AbstractContextManager[PagesClient]], tmp_path: Path
+    ) -> None:
+        words = ("pool", "create", "p", "--backing", tmp_path / "store", "--layout", "in_place")
+        fails(local_daemon(*words, "--backing-size", "odd"), 5, "odd")
+        assert local_daemon(*words, "--backing-size", "16M").code == 0
+        with pages() as client:
+            fill(client, client.pool("p").id, 100)
+        local_daemon("pool", "writeback", "p")
+        shown = local_daemon("pool", "show", "p")
+        assert shown.out.startswith("pool p: 0 frames warm, 0 cold, 100 pages written back\n")
+        facts = local_daemon("pool", "show", "p", "--json").json
+        assert facts["backing"] == f"path={tmp_path / 'store'} layout=in_place"
+        assert (facts["warm_frames"], facts["stats/written_pages"]) == (0, 100)
+        fails(local_daemon(*words), 5, "'p'", "zcache pool list")
+
+    def test_if_it_is_refused_there_is_no_pool(self, local_daemon: Local, tmp_path: Path) -> None:
+        (tmp_path / "letter").write_text("to whom it may concern" * 1000)
+        letter = ("--backing", tmp_path / "letter")
+        fails(local_daemon("pool", "create", "p", *letter), 5, "letter", "--reset")
+        fails(local_daemon("pool", "create", "p", "--backing", tmp_path / "new"), 5, "new")
+        fails(local_daemon("pool", "create", "p", "--backing", tmp_path / "no" / "dir", "--backing-size", "16M"), 5,
+              "No such file", "a directory that is there")  # fmt: skip
+        fails(local_daemon("pool", "create", "p", *letter, "--kind", "ephemeral"), 5, "'p' is ephemeral")
+        fails(local_daemon("pool", "create", "p", "--backing", "a b"), 2, "'a b'", "no spaces")
+        fails(local_daemon("pool", "create", "p", "--reset"), 2, "--backing PATH")
+        assert local_daemon("pool", "list", "--json").json == []
+        assert (tmp_path / "letter").read_text().startswith("to whom")
+        assert local_daemon("pool", "create", "p", *letter, "--reset", "--backing-size", "16M").code == 0
+
+
 class TestWriteback:
     @on_each_allocator
     def test_pages_go_to_the_store_and_are_read_from_there(
@@ -241,7 +273,7 @@ class TestWriteback:
         (tmp_path / "letter").write_text("to whom it may concern" * 1000)
         fails(local_daemon("pool", "backing", "p", tmp_path / "letter"), 5, "letter", "--reset")
         fails(local_daemon("pool", "backing", "e", tmp_path / "store", "--size", "16M"), 5, "'e' is ephemeral")
-        fails(local_daemon("pool", "backing", "p", "store"), 5, "path='store'")
+        fails(local_daemon("pool", "backing", "p", "store"), 5, "'store' is no path")
         fails(local_daemon("pool", "backing", "p", tmp_path / "store", "--layout", "odd"), 2, "odd")
         for frames in ("0", "x", "1.5"):
             fails(local_daemon("pool", "writeback", "p", frames), 5, f"'{frames}'")

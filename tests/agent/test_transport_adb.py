@@ -160,6 +160,14 @@ def test_a_stream_that_ends_with_its_device(environment: pytest.MonkeyPatch, dev
     assert caught.value.name == name
 
 
+@pytest.mark.parametrize(("devices", "kind"), [("", NoDevice), (ONE, DaemonAbsent)])
+def test_a_refused_socket_is_the_daemons_or_the_devices(
+    environment: pytest.MonkeyPatch, devices: str, kind: type[ZcacheError]
+) -> None:
+    with FakeAdb(devices=devices, refuses_services=True).running() as fake, pytest.raises(kind):
+        transport(fake, environment).open_socket("@x")
+
+
 def test_a_stream_that_ends_by_itself(environment: pytest.MonkeyPatch) -> None:
     with FakeAdb(devices=ONE).running() as fake:
         assert transport(fake, environment).open_socket("@x").read(1) == b""

@@ -188,7 +188,7 @@ def test_a_full_disk_is_told_when_the_store_is_set(tmp_path: Path) -> None:
     pool = one.pool("swap")
     refused = backing(one, tmp_path / "disk" / "store")
     assert refused.startswith("ERR ENOSPC ")
-    assert f"{tmp_path}/disk/store" in refused
+    assert f"{tmp_path}/disk/store: no room for " in refused
     fill(one, pool, 6)
     assert missing(one, pool, 6) == set()
     assert one.ask("get pools/swap/backing") == "OK 5\nnone\n"
@@ -215,8 +215,8 @@ def test_a_store_that_vanishes_costs_the_pages_in_it_only(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
-        ("path=store", "path='store' is needed, from / on"),
-        ("layout=packed", "is needed, from / on"),
+        ("path=store", "'store' is no path from / on"),
+        ("layout=packed", "'' is no path from / on"),
         ("path=/tmp/x layout=odd", "layout 'odd' is not packed or in_place"),
         ("path=/tmp/x size=5%", "'size=5%' is not path=PATH"),
         ("path=/tmp/x colour=red", "'colour=red' is not path=PATH"),
@@ -235,6 +235,32 @@ def test_a_bad_backing_store_is_refused_in_one_line(host_daemon: Daemon, value: 
     assert host_daemon.ask("get pools/swap/backing") == "OK 5\nnone\n"
     assert host_daemon.ask("set pools/swap/writeback 1").startswith("ERR ENXIO writeback: pool 'swap' has no backing")
     assert host_daemon.ask("set pools/swap/writeback 0").startswith("ERR ERANGE writeback: '0'")
+
+    refused = host_daemon.ask(f'set pools/create "name=new kind=persistent {value}"')
+    assert refused.startswith("ERR ")
+    assert refused.count("\n") == 1
+    assert host_daemon.ask("get pools/new/id").startswith("ERR ENOENT ")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_pool_is_created_with_what_is_in_its_backing_store(tmp_path: Path, layout: str) -> None:
+    create = f'set pools/create "name=swap kind=persistent path={tmp_path / "store"} layout={layout}'
+    one = start("host-asan", tmp_path / "run")
+    assert one.ask(f'{create} size=16M"') == "OK 0\n"
+    assert one.ask(f'{create} size=16M reset=1"').startswith("ERR EEXIST pool 'swap' exists already")
+    fill(one, 1)
+    one.stop()
+
+    one = start("host-asan", tmp_path / "run")
+    assert one.ask(f'{create} size=odd"').startswith("ERR EINVAL ")
+    assert one.ask(f'{create.replace("persistent", "ephemeral")}"').startswith("ERR EPERM ")
+    assert one.ask(f'{create}"') == "OK 0\n"
+    assert stat(one, "pools/swap/stats/written_pages") == COUNT
+    assert missing(one, stat(one, "pools/swap/id")) == set()
+    assert one.ask("set pools/swap/destroy 1") == "OK 0\n"
+    assert one.ask(f'{create}"') == "OK 0\n"
+    assert stat(one, "pools/swap/stats/written_pages") == 0
+    one.stop()
 
 
 def test_whose_store_it_is(host_daemon: Daemon, tmp_path: Path) -> None:

@@ -15,7 +15,12 @@ from tests.native.model import Key, Pool
 POOLS = ["p0", "p1", "pz", "e0", "ez"]
 """Persistent and ephemeral; those with a z in zsmalloc."""
 CODECS = ["lz4", "lz4:8", "zstd", "zstd:-5", "zstd:5", "none", "zstd:1:dict=1"]
-FROM_THE_START = {"e0": ("poor_run_limit", 1), "ez": ("nonactive_puts_ignored", 1)}
+FROM_THE_START = {
+    "e0": ("poor_run_limit", 1),
+    "ez": ("nonactive_puts_ignored", 1),
+    "p1": ("writeback_after", 1000),
+    "pz": ("cold_after", 1000),
+}
 """Of these pools a parameter that seldom would be drawn together with what it acts on."""
 FULL = ["policy_percent_exceeded", "failed_getfreepages"]
 UNTRIED = [FULL[0], "poor_run_refused", "eph_nonactive_puts_ignored", "pers_nonactive_puts_ignored"]
@@ -63,7 +68,7 @@ class StoreMachine(RuleBasedStateMachine):
     config = "host"
     page_size = 4096
     reached: Counter[str]
-    """Commands with their answers' first words, over all runs."""
+    """Commands with their answers' first words, over all runs; and why pages were written by themselves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -370,24 +375,12 @@ class StoreMachine(RuleBasedStateMachine):
         assert after["pers_zpages"] == before["pers_zpages"]
         self.settle()
 
-    @rule(seconds=st.sampled_from([100, 2000]))
-    def grow_old(self, seconds: int) -> None:
-        """The clock is moved on. What was idle for long, and may leave, has left then. What an example takes by
-        itself is less by far."""
-        for model in self.model.values():
-            model.now += seconds
-        assert self.driver.ask("skip", seconds) == "ok"
-        self.settle()
-        for model in self.model.values():
-            if seconds > model.params["writeback_after"] > 0 and model.backing:
-                assert not any(map(model.must_leave, model.in_memory()))
-
     def settle(self) -> None:
         """What was dropped in the background, or for a persistent pool's sake, is not there any more."""
         assert self.driver.ask("settle") == "ok"
         for name, model in self.model.items():
             if model.params["cold_after"]:
-                self.find_chilled(name)
+                self.learn_what_went_cold(name)
             if not model.ephemeral:
                 self.learn_what_was_written(name)
                 continue
@@ -398,6 +391,32 @@ class StoreMachine(RuleBasedStateMachine):
                 self.forget_dropped(name, {key for key, held in model.pages.items() if held.kind != "fill"})
                 assert before - len(model.pages) == evicted - self.evicted[name]
                 self.evicted[name] = evicted
+
+    def learn_what_went_cold(self, name: str) -> None:
+        """By itself. Some may be elsewhere by now."""
+        model = self.model[name]
+        self.reached["cold_after pages"] += len(self.find_chilled(name))
+        recompressed = self.driver.stats(name)["recompressed_pages"]
+        assert recompressed >= model.count["recompressed_pages"]
+        model.count["recompressed_pages"] = recompressed
+
+    def learn_what_was_written(self, name: str) -> None:
+        """By itself."""
+        stats = self.driver.stats(name)
+        written = sum(stats[cause] for cause in WRITTEN[1:])
+        more, model = written - self.by_itself[name], self.model[name]
+        if more == 0:
+            return
+        assert model.backing
+        self.wrote = model.is_well = True
+        self.by_itself[name] = written
+        self.reached.update(f"{cause} pages" for cause in WRITTEN[1:] if stats[cause])
+        for key in model.in_memory():
+            if self.driver.ask("where", name, *key) == "written":
+                model.write_back(key)
+                more -= 1
+        assert more >= 0  # some were put again, or flushed
+        model.count["writeback_pages"] += more
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), frames=st.sampled_from([1, 3, 10**6]), codec=st.sampled_from(["zstd:3", "lz4"]))
@@ -411,6 +430,22 @@ class StoreMachine(RuleBasedStateMachine):
         assert int(freed) == max(0, before - self.driver.stats(pool)["frames"])
         assert int(extents) <= int(pages)
         assert int(pages) == len(self.find_chilled(pool))
+
+    @rule(seconds=st.sampled_from([1000, 2000]))
+    def let_time_pass(self, seconds: int) -> None:
+        """Every page becomes idle for longer. What an example takes by itself is less by far.
+
+        What was idle for long, and may leave, has left then."""
+        self.skip(seconds)
+        for model in self.model.values():
+            if seconds > model.params["writeback_after"] > 0 and model.backing:
+                assert not any(map(model.must_leave, model.in_memory()))
+
+    def skip(self, seconds: int) -> None:
+        assert self.driver.ask("skip", seconds) == "ok"
+        for model in self.model.values():
+            model.now += seconds
+        self.settle()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), seconds=st.sampled_from([500, 1500]))
@@ -433,23 +468,6 @@ class StoreMachine(RuleBasedStateMachine):
             if self.driver.ask("where", pool, *key) == "cold":
                 model.chill(key)
         return [key for key in held if model.pages[key].kind == "cold"]
-
-    def learn_what_was_written(self, name: str) -> None:
-        """By itself."""
-        stats = self.driver.stats(name)
-        written = sum(stats[cause] for cause in WRITTEN[1:])
-        more, model = written - self.by_itself[name], self.model[name]
-        if more == 0:
-            return
-        assert model.backing
-        self.wrote = model.is_well = True
-        self.by_itself[name] = written
-        for key in model.in_memory():
-            if self.driver.ask("where", name, *key) == "written":
-                model.write_back(key)
-                more -= 1
-        assert more >= 0  # some were put again, or flushed
-        model.count["writeback_pages"] += more
 
     def forget_dropped(self, pool: str, held: set[Key]) -> None:
         for key in held:
@@ -524,8 +542,7 @@ class StoreMachine(RuleBasedStateMachine):
         _, said = self.do_write_back(pool, 10**6)
         assert self.driver.ask("fault", call, error, 0, 0) == "ok"
         assert said in ("ok", "EIO", "ENOSPC", "ENXIO")
-        assert self.driver.ask("skip", 100) == "ok"  # it is left alone for less
-        self.settle()
+        self.skip(100)  # it is left alone for less
 
     def do_write_back(self, pool: str, frames: int) -> tuple[int, str]:
         """Frames freed, and how it ended; the model learns which pages went."""

@@ -71,6 +71,7 @@ def test_what_is_put_beyond_the_limit_is_taken(config: str, layout: str, tmp_pat
     count = 3000 if config == "host" else 1500
     with driver_with_a_pool(tmp_path, 2 * MIB, config, layout) as driver:
         assert put(driver, 0, count) == count
+        driver.ask("settle")
         stats = driver.stats("p")
         assert stats["policy_percent_exceeded"] == stats["failed_getfreepages"] == 0
         assert stats["writeback_limit"] == stats["written_pages"] > count / 3

@@ -27,6 +27,10 @@ REACHED = {
         "recompress frames",
         "recompress-idle frames",
         "check ok",
+        "writeback_limit pages",
+        "writeback_pressure pages",
+        "writeback_idle pages",
+        "cold_after pages",
     ],
 }
 """What a run of many examples must have come by, or it proves nothing."""

@@ -273,7 +273,7 @@ class AdbTransport:
         return SocketStream(wire.connection.conn, self.serial, self.timeout, at_end=self._check_present)
 
     def _check_present(self) -> None:
-        """adb ends a stream in the same way whether its service ended or the device has gone."""
+        """adb ends a stream, or refuses it, in the same way whether its service or the device has gone."""
         self._server.choose(self.serial)
 
     def _open(self, service: str, deadline: Deadline) -> "_Wire":
@@ -285,8 +285,10 @@ class AdbTransport:
             with _translated(self.serial, service):
                 connection.send_command(service)
                 connection.check_okay()
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            if isinstance(error, DaemonAbsent):
+                self._check_present()
             raise
         return _Wire(connection, deadline, self.serial)
 
