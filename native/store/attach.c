@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 #include "store/entry.h"
+#include "store/limit.h"
 
 #define OVERHEAD 64u /* bytes of a record in a store besides the page's, at most */
 
@@ -163,7 +164,7 @@ struct found {
     } at[256];
 };
 
-static bool find_written(void *arg, uint32_t number, const struct zc_entry *entry)
+static bool find_written(void *arg, uint32_t number, struct zc_entry *entry)
 {
     struct found *found = arg;
 
@@ -270,6 +271,8 @@ static int attach_locked(zc_pool *pool, const struct zc_pool_backing *backing,
     error = recover_all(pool, store, why);
     if (error)
         zc_backing_close(store, true);
+    else
+        zc_limit_reconsider(pool);
     return error;
 }
 

@@ -14,6 +14,7 @@ struct walk {
     struct zc_text *why;
     struct zc_pool_stats found;
     uint64_t codec_zpages[ZC_POOL_CODECS];
+    size_t sparse; /* extents */
     uint64_t dist[ZC_DIST_BUCKETS];
 };
 
@@ -31,7 +32,7 @@ static bool has_codec(struct walk *walk, const struct zc_entry *entry, unsigned 
 static bool check_written(struct walk *walk, const struct zc_entry *entry)
 {
     walk->found.written_pages++;
-    return !zc_written_is_compressed(entry) || has_codec(walk, entry, zc_written_codec(entry));
+    return !zc_written_is_compressed(entry) || has_codec(walk, entry, entry->codec);
 }
 
 static const char *check_extent(struct walk *walk, const struct zc_extent *extent)
@@ -42,6 +43,9 @@ static const char *check_extent(struct walk *walk, const struct zc_extent *exten
 
     walk->found.cold_extents++;
     walk->found.cold_bytes += extent->size;
+    if (extent->live & ~extent->made)
+        return "its extent has pages that never were in it";
+    walk->sparse += zc_extent_is_sparse(extent);
     if (extent->parts != zc_div_up(extent->size, page_size))
         return "its extent's parts are not as many as its bytes need";
     for (size_t i = 0; i < extent->parts; i++) {
@@ -57,23 +61,23 @@ static const char *check_extent(struct walk *walk, const struct zc_extent *exten
 /* The first page that is left of an extent answers for all of it. */
 static bool check_cold(struct walk *walk, uint32_t number, const struct zc_entry *entry)
 {
-    const struct zc_extent *extent = zc_extent_at(walk->shard, entry->word);
+    const struct zc_extent *extent = zc_extent_at(walk->shard, zc_entry_handle(entry));
     unsigned at = entry->index - extent->first;
     const char *wrong = NULL;
 
     walk->found.cold_pages++;
-    if (extent->object != number || at >= zc_written_pages(entry) || !(extent->live >> at & 1) ||
-        extent->codec != entry->codec)
+    if (extent->object != number || at >= zc_entry_pages(entry) || !(extent->live >> at & 1) ||
+        extent->codec != entry->codec || extent->span != entry->span)
         wrong = "its extent does not know of it";
     else if ((unsigned)__builtin_ctz(extent->live) == at)
         wrong = check_extent(walk, extent);
     if (!wrong)
-        return has_codec(walk, entry, zc_written_codec(entry));
+        return has_codec(walk, entry, entry->codec);
     zc_text_add(walk->why, "index %u: %s", entry->index, wrong);
     return false;
 }
 
-static bool check_entry(void *arg, uint32_t number, const struct zc_entry *entry)
+static bool check_entry(void *arg, uint32_t number, struct zc_entry *entry)
 {
     struct walk *walk = arg;
     zc_pool *pool = walk->pool;
@@ -86,7 +90,7 @@ static bool check_entry(void *arg, uint32_t number, const struct zc_entry *entry
         return check_written(walk, entry);
     if (zc_entry_is_cold(entry))
         return check_cold(walk, number, entry);
-    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry));
     uint32_t high = number << ZC_SHARD_BITS | (uint32_t)(walk->shard - pool->shards);
     if (zc_owner_get(zpage.head) != ((uint64_t)high << 32 | entry->index)) {
         zc_text_add(walk->why, "index %u: its zpage has another owner", entry->index);
@@ -130,6 +134,8 @@ static const char *check_counters(const struct walk *walk)
         stats->cold_extents != walk->found.cold_extents ||
         stats->cold_bytes != walk->found.cold_bytes)
         return "cold_pages, cold_extents or cold_bytes is not what the index has";
+    if (shard->sparse != walk->sparse)
+        return "sparse extents are not what the index has";
     if (memcmp(shard->curr_dist, walk->dist, sizeof(walk->dist)) != 0)
         return "zv_curr_dist_counts is not what the index has";
     for (size_t i = 0; i < ZC_POOL_CODECS; i++) {
@@ -178,16 +184,15 @@ static int check_pool(zc_pool *pool, struct zc_text *why)
 int zc_store_check(zc_store *store, char *why, size_t size)
 {
     uint32_t id = 0, top;
+    zc_pool *pool;
     int error = 0;
 
     pthread_mutex_lock(&store->pools_lock);
     top = store->next_id;
     pthread_mutex_unlock(&store->pools_lock);
-    while (!error && ++id < top) {
+    while (!error && id < top && (pool = zc_pool_next(store, id))) {
         struct zc_text text = {0};
-        zc_pool *pool;
-        if (zc_pool_by_id(store, id, &pool) != 0)
-            continue;
+        id = pool->id;
         error = check_pool(pool, &text);
         error = error ? error : text.error;
         if (error)
@@ -206,12 +211,13 @@ int zc_debug_damage(zc_pool *pool, uint64_t object, uint32_t index)
     zc_shard_lock(shard);
     const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
     if (entry && zc_entry_has_zpage(entry)) {
-        char *bytes = pool->alloc_ops->map(pool->alloc, entry->word).bytes;
+        char *bytes = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry)).bytes;
         bytes[entry->size / 2] ^= 1;
         error = 0;
     } else if (entry && zc_entry_is_cold(entry)) {
         struct zc_tier cold = zc_tier(pool, 1);
-        *(char *)cold.ops->map(cold.alloc, zc_extent_at(shard, entry->word)->part[0]).bytes ^= 1;
+        *(char *)cold.ops->map(cold.alloc, zc_extent_at(shard, zc_entry_handle(entry))->part[0])
+             .bytes ^= 1;
         error = 0;
     }
     zc_shard_unlock(shard);

@@ -3,48 +3,43 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/base.h"
-#include "base/hash.h"
 #include "store/entry.h"
 #include "store/extent.h"
+#include "store/idle.h"
+#include "store/pack.h"
 #include "store/store.h"
 
-#define SPANS 5u       /* lengths of extents: 1, 2, 4, 8, 16 pages */
-#define HOPELESS 1024u /* runs remembered that did not get smaller, a power of two */
-
-_Static_assert(1u << (SPANS - 1) == ZC_EXTENT_PAGES, "a span for each length");
-
-/* What extents of a length are compressed with. */
-struct span {
-    unsigned number; /* the codec's in the pool */
-    struct zc_compressor *compressor;
-};
-
-/* A run of pages, as it was copied. */
-struct run {
-    uint64_t object;
-    uint32_t first;
-    unsigned pages, span;                     /* its length, and log2 of that */
-    struct zc_entry entries[ZC_EXTENT_PAGES]; /* ZC_ENTRY_EMPTY: cannot be a member */
-    char *bytes;                              /* of the pages, zeros where there is none */
-    char *zpages; /* as they were compressed, each at its page's place */
-};
+#define OWNERS 4096u      /* found in a shard at one time */
+#define SLICE_NS 2000000u /* of a CPU, at least: then the chore lets go */
+#define YIELD_MAX 3u      /* while others use the store it takes 2^this less of a CPU, at most */
+#define AGAIN_NS (50 * UINT64_C(1000000)) /* when another round is under way */
+#define RETRY_NS (10 * ZC_SECOND_NS)      /* when there was no memory, or no codec */
+#define COMPACT_UNITS 64u                 /* frames or zspages emptied in a slice */
+#define REST_SHARE 8u                     /* of cold_after, between two rounds, at least */
+#define REST_MAX 3600u                    /* seconds */
 
 /* Of recompression. */
-struct round {
-    zc_pool *pool;
-    char spec[ZC_COLD_CODEC_MAX + 1];
-    unsigned pages; /* of an extent, at most */
-    struct zc_reader reader;
-    struct zc_recompressed sums;
-    size_t tries;   /* units that may be isolated still */
-    uint64_t saved; /* bytes, by extents */
-    struct zc_text *why;
-    struct span spans[SPANS];
-    struct run run;
-    uint64_t hopeless[HOPELESS]; /* hashes */
+struct zc_cold_round {
+    struct zc_packer packer;
+    size_t tries; /* units that may be isolated still */
+
+    /* The walk over the index: */
+    unsigned shard;
+    bool is_listed;
+    struct zc_owners owners; /* of this shard, those before `at` are done */
+    size_t at;
 };
+
+static uint64_t cpu_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * ZC_SECOND_NS + (uint64_t)t.tv_nsec;
+}
 
 /* ---- the pool's codec ---- */
 
@@ -57,15 +52,16 @@ int zc_cold_set_codec(zc_pool *pool, const char *spec, struct zc_text *why)
     if (error)
         return error;
     pthread_mutex_lock(&pool->codecs.lock);
-    strcpy(pool->cold_codec, spec);
+    strcpy(pool->cold.codec, spec);
     pthread_mutex_unlock(&pool->codecs.lock);
+    zc_cold_reconsider(pool);
     return 0;
 }
 
-static void copy_spec(zc_pool *pool, char *spec)
+void zc_cold_copy_codec(zc_pool *pool, char *spec)
 {
     pthread_mutex_lock(&pool->codecs.lock);
-    strcpy(spec, pool->cold_codec);
+    strcpy(spec, pool->cold.codec);
     pthread_mutex_unlock(&pool->codecs.lock);
 }
 
@@ -73,230 +69,16 @@ void zc_cold_show_codec(zc_pool *pool, struct zc_text *out)
 {
     char spec[ZC_COLD_CODEC_MAX + 1];
 
-    copy_spec(pool, spec);
+    zc_cold_copy_codec(pool, spec);
     zc_text_add(out, "%s", spec);
 }
 
-static int compressor_for(struct round *round, unsigned span, struct zc_compressor **out)
-{
-    struct span *mine = &round->spans[span];
-    int error = 0;
-
-    if (!mine->compressor) {
-        error = zc_codecs_hold(round->pool, round->spec, 1u << span, &mine->number, round->why);
-        if (error)
-            return error;
-        mine->compressor = zc_compressor_new(round->pool, mine->number);
-        if (!mine->compressor) {
-            zc_codecs_drop(round->pool, mine->number);
-            return -ENOMEM;
-        }
-    }
-    *out = mine->compressor;
-    return 0;
-}
-
-/* ---- a run ---- */
-
-static char *zpage_of(const struct round *round, unsigned i)
-{
-    return round->run.zpages + i * round->pool->store->page_size;
-}
-
-static char *bytes_of(const struct round *round, unsigned i)
-{
-    return round->run.bytes + i * round->pool->store->page_size;
-}
-
-/* Copies a page, and its zpage; a damaged one stays what it is. */
-static void copy_page(struct round *round, struct zc_shard *shard, unsigned i)
-{
-    zc_pool *pool = round->pool;
-    struct run *run = &round->run;
-
-    run->entries[i].kind = ZC_ENTRY_EMPTY;
-    zc_shard_share(shard);
-    const struct zc_entry *entry = zc_index_find(&shard->index, run->object, run->first + i);
-    if (entry && zc_entry_has_zpage(entry) &&
-        zc_entry_load(&round->reader, shard, entry, bytes_of(round, i)) == 0) {
-        memcpy(zpage_of(round, i), pool->alloc_ops->map(pool->alloc, entry->word).bytes,
-               entry->size);
-        run->entries[i] = *entry;
-    }
-    zc_shard_unlock(shard);
-    if (run->entries[i].kind == ZC_ENTRY_EMPTY)
-        memset(bytes_of(round, i), 0, pool->store->page_size);
-}
-
-/* The aligned run around a page, or as much of it as has pages. False: it has none any more. */
-static bool copy_run(struct round *round, struct zc_shard *shard, uint64_t object, uint32_t index)
-{
-    struct run *run = &round->run;
-    unsigned low = round->pages, high = 0;
-
-    run->object = object;
-    run->first = index & ~(round->pages - 1);
-    for (unsigned i = 0; i < round->pages; i++) {
-        copy_page(round, shard, i);
-        if (run->entries[i].kind == ZC_ENTRY_EMPTY)
-            continue;
-        low = low < i ? low : i;
-        high = i;
-    }
-    if (low == round->pages)
-        return false;
-    for (run->span = 0; low >> run->span != high >> run->span;)
-        run->span++;
-    run->pages = 1u << run->span;
-    low &= ~(run->pages - 1);
-    run->first += low;
-    memmove(run->entries, run->entries + low, run->pages * sizeof(run->entries[0]));
-    memmove(run->bytes, bytes_of(round, low), run->pages * round->pool->store->page_size);
-    memmove(run->zpages, zpage_of(round, low), run->pages * round->pool->store->page_size);
-    return true;
-}
-
-/* ---- an extent ---- */
-
-/* Is page i what was copied? Handles come again, bytes tell for certain. */
-static bool is_same(const struct round *round, const struct zc_entry *entry, unsigned i)
-{
-    const struct zc_entry *copied = &round->run.entries[i];
-    zc_pool *pool = round->pool;
-
-    return entry && copied->kind != ZC_ENTRY_EMPTY && entry->kind == copied->kind &&
-           entry->word == copied->word && entry->size == copied->size &&
-           entry->codec == copied->codec &&
-           memcmp(pool->alloc_ops->map(pool->alloc, entry->word).bytes, zpage_of(round, i),
-                  entry->size) == 0;
-}
-
-/* What of the run is still there; the shard is locked. Returns the bytes of its zpages. */
-static size_t find_live(const struct round *round, const struct zc_shard *shard, uint16_t *live)
-{
-    const struct run *run = &round->run;
-    size_t bytes = 0;
-
-    *live = 0;
-    for (unsigned i = 0; i < run->pages; i++) {
-        const struct zc_entry *entry = zc_index_find(&shard->index, run->object, run->first + i);
-        if (!is_same(round, entry, i))
-            continue;
-        *live |= (uint16_t)(1u << i);
-        bytes += entry->size;
-    }
-    return bytes;
-}
-
-/* Live pages become members; their old entries are left in the run. */
-static void join(struct round *round, struct zc_shard *shard, const struct zc_extent *extent,
-                 uint64_t word)
-{
-    struct run *run = &round->run;
-
-    for (unsigned i = 0; i < run->pages; i++) {
-        if (!(extent->live >> i & 1)) {
-            run->entries[i].kind = ZC_ENTRY_EMPTY;
-            continue;
-        }
-        struct zc_entry *entry = zc_index_find(&shard->index, run->object, run->first + i);
-        struct zc_entry old = *entry;
-        *entry = (struct zc_entry){
-            .index = old.index,
-            .kind = ZC_ENTRY_COLD,
-            .codec = extent->codec & 0x7f,
-            .word = word,
-        };
-        zc_entry_account(round->pool, shard, entry, 1);
-        zc_entry_account(round->pool, shard, &old, -1);
-        run->entries[i] = old;
-        round->sums.pages++;
-    }
-    round->sums.extents++;
-}
-
-/* False: the pages have changed, or there is no memory. */
-static bool swap_locked(struct round *round, struct zc_shard *shard, struct zc_extent *made,
-                        const zc_handle *parts)
-{
-    const struct run *run = &round->run;
-    size_t before = find_live(round, shard, &made->live);
-
-    if (before <= made->size)
-        return false;
-    made->object = zc_index_number(&shard->index, run->object);
-    uint64_t word = zc_extent_add(round->pool, shard, made, parts);
-    if (!word)
-        return false;
-    join(round, shard, made, word);
-    round->saved += before - made->size;
-    zc_shard_count_bytes(round->pool, shard);
-    return true;
-}
-
-static bool swap(struct round *round, struct zc_shard *shard, const char *bytes, size_t size)
-{
-    zc_pool *pool = round->pool;
-    struct run *run = &round->run;
-    zc_handle parts[ZC_EXTENT_PAGES];
-    struct zc_extent made = {
-        .first = run->first,
-        .size = (uint32_t)size,
-        .checksum = zc_checksum(bytes, size),
-        .codec = (uint8_t)(round->spans[run->span].number | run->span << ZC_SPAN_SHIFT),
-        .parts = (uint8_t)zc_div_up(size, pool->store->page_size),
-    };
-
-    if (!zc_parts_make(pool, bytes, size, zc_pool_tick(pool), parts))
-        return false;
-    zc_shard_lock(shard);
-    bool is_in = swap_locked(round, shard, &made, parts);
-    zc_shard_unlock(shard);
-    if (!is_in) {
-        zc_parts_free(pool, parts, made.parts);
-        return false;
-    }
-    for (unsigned i = 0; i < run->pages; i++)
-        zc_entry_release(pool, &run->entries[i]);
-    return true;
-}
-
-static size_t zpage_bytes(const struct run *run)
-{
-    size_t bytes = 0;
-
-    for (unsigned i = 0; i < run->pages; i++)
-        bytes += run->entries[i].kind == ZC_ENTRY_EMPTY ? 0 : run->entries[i].size;
-    return bytes;
-}
-
-/* 1: done; 0: it has to stay; or -errno. */
-static int pack(struct round *round, struct zc_shard *shard)
-{
-    struct run *run = &round->run;
-    struct zc_compressor *compressor;
-    uint64_t hash = zc_mix64(zc_mix64(run->object) ^ run->first) | 1;
-    uint64_t *hopeless = &round->hopeless[hash / 2 % HOPELESS];
-
-    if (*hopeless == hash)
-        return 0;
-    int error = compressor_for(round, run->span, &compressor);
-    if (error)
-        return error;
-    char *bytes = compressor->zpage[0];
-    size_t size = zc_compress(compressor->codec, compressor->state, run->bytes, bytes);
-    if (size < zpage_bytes(run))
-        return swap(round, shard, bytes, size);
-    *hopeless = hash;
-    return 0;
-}
-
-/* ---- frames ---- */
+/* ---- by frames ---- */
 
 /* 0, or -errno. What stays counts as young from now on, so that the next unit is another. */
-static int recompress_zpage(struct round *round, zc_handle handle, uint64_t owner)
+static int recompress_zpage(struct zc_cold_round *round, zc_handle handle, uint64_t owner)
 {
-    zc_pool *pool = round->pool;
+    zc_pool *pool = round->packer.pool;
     struct zc_shard *shard;
     uint64_t object;
     struct zc_entry *entry = zc_entry_lock(pool, owner, handle, &shard, &object);
@@ -304,18 +86,19 @@ static int recompress_zpage(struct round *round, zc_handle handle, uint64_t owne
         return 0;
 
     uint32_t index = entry->index;
+    bool is_poor = entry->span == ZC_SPAN_POOR;
     zc_shard_unlock(shard);
-    int done = copy_run(round, shard, object, index) ? pack(round, shard) : 0;
-    if (done == 0)
+    int done = is_poor ? 0 : zc_pack_run(&round->packer, shard, object, index);
+    if (done != 1)
         pool->alloc_ops->touch(pool->alloc, handle, zc_pool_tick(pool));
-    return done < 0 ? done : 0;
+    return done < 0 && done != -ENOMEM ? done : 0;
 }
 
 /* 0, or -errno; -EAGAIN: there is no unit left. */
-static int recompress_unit(struct round *round)
+static int recompress_unit(struct zc_cold_round *round)
 {
-    const struct zc_alloc_ops *ops = round->pool->alloc_ops;
-    void *alloc = round->pool->alloc;
+    const struct zc_alloc_ops *ops = round->packer.pool->alloc_ops;
+    void *alloc = round->packer.pool->alloc;
     uint32_t isolated = ops->isolate(alloc, ZC_ISOLATE_COLDEST);
     zc_handle at = 0;
     uint64_t owner;
@@ -329,6 +112,18 @@ static int recompress_unit(struct round *round)
     return error;
 }
 
+/* Makes extents until they are so many bytes smaller than their pages were; once each unit was tried,
+ * what stays is all there is. 0, or -errno; -EAGAIN: that was all. */
+static int save(struct zc_cold_round *round, uint64_t bytes)
+{
+    uint64_t until = round->packer.saved + bytes;
+    int error = 0;
+
+    while (!error && round->packer.saved < until)
+        error = round->tries-- > 0 ? recompress_unit(round) : -EAGAIN;
+    return error;
+}
+
 static size_t frames_of(zc_pool *pool)
 {
     struct zc_alloc_stats stats;
@@ -337,112 +132,322 @@ static size_t frames_of(zc_pool *pool)
     return stats.frames;
 }
 
-/* Makes extents until they are so many bytes smaller than their pages were; once each unit was tried,
- * what stays is all there is. 0, or -errno; -EAGAIN: that was all. */
-static int save(struct round *round, uint64_t bytes)
+static size_t fewer(size_t before, size_t now)
 {
-    uint64_t until = round->saved + bytes;
+    return now < before ? before - now : 0;
+}
+
+/* ---- by a walk over the index ---- */
+
+static bool find_due(void *arg, const struct zc_shard *shard, struct zc_entry *entry)
+{
+    struct zc_cold_round *round = arg;
+
+    if (zc_packer_is_due(&round->packer, shard, entry))
+        return true;
+    if (zc_entry_has_zpage(entry) && entry->span != ZC_SPAN_POOR)
+        zc_idle_has(&round->packer.idle, zc_entry_idle(entry, round->packer.idle.now));
+    return false;
+}
+
+static bool find_sparse(void *arg, const struct zc_shard *shard, struct zc_entry *entry)
+{
+    (void)arg;
+    return zc_entry_is_cold(entry) &&
+           zc_extent_is_sparse(zc_extent_at(shard, zc_entry_handle(entry)));
+}
+
+/* 0, or -errno. */
+static int recompress_owner(struct zc_cold_round *round, uint64_t owner)
+{
+    struct zc_shard *shard;
+    uint64_t object;
+    struct zc_entry *entry = zc_entry_lock_any(round->packer.pool, owner, &shard, &object);
+    if (!entry)
+        return 0;
+
+    bool is_still = zc_packer_is_due(&round->packer, shard, entry);
+    zc_shard_unlock(shard);
+    int done = is_still ? zc_pack_run(&round->packer, shard, object, (uint32_t)owner) : 0;
+    return done < 0 ? done : 0;
+}
+
+/* The next shard's owners, or more of this one's. */
+static int list_owners(struct zc_cold_round *round, zc_owner_wanted *wanted)
+{
+    struct zc_shard *shard = &round->packer.pool->shards[round->shard];
+
+    free(round->owners.list);
+    round->at = 0;
+    round->packer.idle.now = zc_store_now(round->packer.pool->store);
+    return zc_owners_list(round->packer.pool, shard, OWNERS, wanted, round, &round->owners);
+}
+
+/* The pages that are wanted, until `until` of this thread's CPU time. 0, or -errno. What is tried is then cold, or
+ * poor, or has changed, so that each list is of others. */
+static int walk(struct zc_cold_round *round, zc_owner_wanted *wanted, uint64_t until)
+{
     int error = 0;
 
-    while (!error && round->saved < until)
-        error = round->tries-- > 0 ? recompress_unit(round) : -EAGAIN;
+    while (!error && round->shard < ZC_SHARDS && !round->packer.pool->dead && cpu_ns() < until) {
+        if (!round->is_listed) {
+            error = list_owners(round, wanted);
+            round->is_listed = !error;
+        } else if (round->at < round->owners.count) {
+            error = recompress_owner(round, round->owners.list[round->at++]);
+        } else {
+            round->shard += round->owners.is_all;
+            round->is_listed = false;
+        }
+    }
     return error;
 }
 
-/* What a run leaves behind are holes, all over: only compaction makes frames of them. */
-static int run_round(struct round *round, size_t frames)
-{
-    zc_pool *pool = round->pool;
-    struct zc_tier warm = zc_tier(pool, 0);
-    size_t before = frames_of(pool), page_size = pool->store->page_size;
-    int error = 0;
+/* ---- rounds ---- */
 
-    round->tries = zc_tier_frames(&warm);
-    while (!error && round->sums.frames < frames) {
-        size_t missing = zc_min(frames - round->sums.frames, SIZE_MAX / page_size);
-        error = save(round, missing * page_size);
-        zc_pool_compact(pool);
-        size_t now = frames_of(pool);
-        round->sums.frames = now < before ? before - now : 0;
-    }
-    return error == -EAGAIN ? 0 : error;
+/* The allocator, when it is needed first. */
+static int make_tier(zc_pool *pool)
+{
+    void *alloc;
+
+    if (atomic_load(&pool->cold.alloc))
+        return 0;
+    int error = zc_zsmalloc_ops.create(pool->store->frames, pool->store->page_size, &alloc);
+    if (!error)
+        atomic_store(&pool->cold.alloc, alloc);
+    return error;
 }
 
-static int begin(zc_pool *pool, struct round **out)
+static int begin(zc_pool *pool, uint32_t idle, struct zc_cold_round **out)
 {
-    size_t page_size = pool->store->page_size;
-    void *cold;
-    struct round *round = calloc(1, sizeof(*round));
-    if (!round)
-        return -ENOMEM;
+    struct zc_cold_round *round = calloc(1, sizeof(*round));
+    int error = round ? make_tier(pool) : -ENOMEM;
 
-    round->pool = round->reader.pool = pool;
-    round->pages = (unsigned)zc_param(pool, ZC_PARAM_COLD_EXTENT);
-    while (round->pages * page_size > ZC_PAGE_SIZE_MAX)
-        round->pages /= 2;
-    copy_spec(pool, round->spec);
-    round->run.bytes = malloc(2 * round->pages * page_size);
-    int error = round->run.bytes ? 0 : -ENOMEM;
-    if (!error && !atomic_load(&pool->cold)) {
-        error = zc_zsmalloc_ops.create(pool->store->frames, page_size, &cold);
-        if (!error)
-            atomic_store(&pool->cold, cold);
-    }
+    if (!error)
+        error = zc_packer_init(&round->packer, pool, idle);
     if (error) {
-        free(round->run.bytes);
         free(round);
         return error;
     }
-    round->run.zpages = round->run.bytes + round->pages * page_size;
     *out = round;
     return 0;
 }
 
-static void end(struct round *round)
+static void end(struct zc_cold_round *round)
 {
-    for (unsigned i = 0; i < SPANS; i++) {
-        if (!round->spans[i].compressor)
-            continue;
-        zc_compressor_free(round->pool, round->spans[i].compressor);
-        zc_codecs_drop(round->pool, round->spans[i].number);
-    }
-    zc_codecs_prune(round->pool);
-    zc_reader_end(&round->reader);
-    free(round->run.bytes);
+    zc_packer_fini(&round->packer);
+    free(round->owners.list);
     free(round);
 }
 
 /* The shard only lends its lock and counters. */
-static void note(zc_pool *pool, const struct zc_recompressed *sums)
+static void count(zc_pool *pool, uint64_t pages, uint64_t frames)
 {
     zc_shard_lock(&pool->shards[0]);
-    pool->shards[0].stats.recompressed_frames += sums->frames;
-    pool->shards[0].stats.recompressed_pages += sums->pages;
+    pool->shards[0].stats.recompressed_pages += pages;
+    pool->shards[0].stats.recompressed_frames += frames;
     zc_shard_unlock(&pool->shards[0]);
 }
 
-int zc_cold_recompress(zc_pool *pool, size_t frames, struct zc_recompressed *out,
-                       struct zc_text *why)
+/* ---- on demand ---- */
+
+typedef int run_round(struct zc_cold_round *round, size_t frames);
+
+/* What runs leave behind are holes, all over: only compaction makes frames of them. */
+static int run_coldest(struct zc_cold_round *round, size_t frames)
 {
-    struct round *round;
+    zc_pool *pool = round->packer.pool;
+    struct zc_tier warm = zc_tier(pool, 0);
+    size_t before = frames_of(pool), page_size = pool->store->page_size, freed = 0;
+    int error = 0;
+
+    round->tries = zc_tier_frames(&warm);
+    while (!error && freed < frames) {
+        error = save(round, zc_min(frames - freed, SIZE_MAX / page_size) * page_size);
+        if (error == -EAGAIN) /* what is left are extents that have become sparse */
+            error = walk(round, find_sparse, UINT64_MAX) == 0 ? -EAGAIN : -ENOMEM;
+        zc_pool_compact(pool);
+        freed = fewer(before, frames_of(pool));
+    }
+    return error == -EAGAIN || error == -ENOMEM ? 0 : error; /* what there is no memory for stays */
+}
+
+static int run_idle(struct zc_cold_round *round, size_t frames)
+{
+    int error = walk(round, find_due, UINT64_MAX);
+
+    (void)frames;
+    zc_pool_compact(round->packer.pool);
+    return error;
+}
+
+static int recompress(zc_pool *pool, uint32_t idle, run_round *run, size_t frames,
+                      struct zc_recompressed *out, struct zc_text *why)
+{
+    struct zc_cold_round *round;
 
     *out = (struct zc_recompressed){0};
     if (pool->dead)
         return -ENOENT;
     pthread_mutex_lock(&pool->writeback.running); /* see land_member() in writeback.c */
-    int error = begin(pool, &round);
+    size_t before = frames_of(pool);
+    int error = begin(pool, idle, &round);
     if (!error) {
-        round->why = why;
-        error = run_round(round, frames);
-        *out = round->sums;
-        note(pool, out);
+        round->packer.why = why;
+        error = run(round, frames);
+        *out = (struct zc_recompressed){fewer(before, frames_of(pool)), round->packer.packed,
+                                        round->packer.extents};
+        count(pool, out->pages, out->frames);
         end(round);
     }
     pthread_mutex_unlock(&pool->writeback.running);
     return error;
 }
 
+int zc_cold_recompress(zc_pool *pool, size_t frames, struct zc_recompressed *out,
+                       struct zc_text *why)
+{
+    return recompress(pool, 0, run_coldest, frames, out, why);
+}
+
 int zc_pool_recompress(zc_pool *pool, size_t frames, struct zc_recompressed *out)
 {
     return zc_cold_recompress(pool, frames, out, NULL);
+}
+
+int zc_pool_recompress_idle(zc_pool *pool, uint32_t seconds, struct zc_recompressed *out)
+{
+    if (seconds == 0 || seconds > ZC_IDLE_MAX) {
+        *out = (struct zc_recompressed){0};
+        return -EINVAL;
+    }
+    return recompress(pool, seconds, run_idle, 0, out, NULL);
+}
+
+/* ---- by itself ---- */
+
+/* Calls that touched pages, up to now. */
+static uint64_t count_calls(zc_store *store)
+{
+    uint64_t calls = 0;
+
+    pthread_mutex_lock(&store->pools_lock);
+    for (struct zc_link *at = store->pools.next; at != &store->pools; at = at->next)
+        calls +=
+            atomic_load_explicit(&ZC_CONTAINER(at, zc_pool, link)->clock, memory_order_relaxed);
+    pthread_mutex_unlock(&store->pools_lock);
+    return calls;
+}
+
+static void end_idle(zc_pool *pool)
+{
+    if (pool->cold.round)
+        end(pool->cold.round);
+    pool->cold.round = NULL;
+    pool->cold.yields = 0;
+}
+
+static uint64_t next_round(const struct zc_cold_round *round)
+{
+    const struct zc_idle *idle = &round->packer.idle;
+
+    return zc_idle_next(idle, round->packer.pool->store,
+                        (uint32_t)zc_min(idle->seconds / REST_SHARE, REST_MAX));
+}
+
+/* How long it is to leave a CPU alone that it has used for so many ns. */
+static uint64_t pause_for(zc_pool *pool, uint64_t used, bool is_alone)
+{
+    uint64_t percent = zc_param(pool, ZC_PARAM_COLD_CPU_PERCENT);
+    unsigned *yields = &pool->cold.yields;
+
+    *yields = is_alone ? 0 : (unsigned)zc_min(*yields + 1, YIELD_MAX);
+    return (used * (100 - percent) / percent) << *yields;
+}
+
+/* At the end of a round. False: there is nothing more to be had. */
+static bool compact_some(const struct zc_cold_round *round)
+{
+    return round->packer.packed && zc_param(round->packer.pool, ZC_PARAM_COMPACT_AUTO) &&
+           zc_pool_compact_some(round->packer.pool, COMPACT_UNITS) > 0;
+}
+
+/* A part of a round, which is begun if none is under way. *is_done: it was the last. 0, or -errno. */
+static int run_slice(zc_pool *pool, uint32_t idle, bool *is_done)
+{
+    struct zc_cold *cold = &pool->cold;
+
+    if (atomic_exchange(&cold->is_changed, false))
+        end_idle(pool);
+    int error = cold->round ? 0 : begin(pool, idle, &cold->round);
+    if (error)
+        return error;
+
+    struct zc_cold_round *round = cold->round;
+    uint64_t before = round->packer.packed;
+    error = walk(round, find_due, cpu_ns() + SLICE_NS);
+    uint64_t pages = round->packer.packed - before;
+    count(pool, pages, 0);
+    zc_pool_freed(pool, pages);
+    *is_done = round->shard == ZC_SHARDS && !compact_some(round);
+    return error;
+}
+
+/* Returns when it is due again. */
+static uint64_t go_on(zc_pool *pool, uint32_t idle)
+{
+    uint64_t start = cpu_ns(), calls = count_calls(pool->store), next;
+    bool is_done = false;
+    int error = run_slice(pool, idle, &is_done);
+
+    if (!error && !is_done) {
+        bool is_alone = count_calls(pool->store) == calls;
+        return zc_store_ns(pool->store) + pause_for(pool, cpu_ns() - start, is_alone);
+    }
+    next = error ? zc_store_ns(pool->store) + RETRY_NS : next_round(pool->cold.round);
+    end_idle(pool);
+    return next;
+}
+
+uint64_t zc_cold_idle(zc_pool *pool)
+{
+    uint32_t idle = (uint32_t)zc_param(pool, ZC_PARAM_COLD_AFTER);
+    uint64_t next = UINT64_MAX;
+
+    if (pthread_mutex_trylock(&pool->writeback.running) != 0)
+        return zc_store_ns(pool->store) + AGAIN_NS; /* that may take long */
+    if (idle && !pool->dead)
+        next = go_on(pool, idle);
+    else
+        end_idle(pool);
+    pthread_mutex_unlock(&pool->writeback.running);
+    return next;
+}
+
+void zc_cold_fini(zc_pool *pool)
+{
+    end_idle(pool);
+}
+
+static bool clear_poor(void *arg, uint32_t number, struct zc_entry *entry)
+{
+    struct zc_shard *shard = arg;
+
+    (void)number;
+    if (zc_entry_is_cold(entry))
+        zc_extent_set_poor(shard, zc_extent_at(shard, zc_entry_handle(entry)), false);
+    else if (entry->span == ZC_SPAN_POOR)
+        entry->span = 0;
+    return true;
+}
+
+void zc_cold_reconsider(zc_pool *pool)
+{
+    for (size_t i = 0; i < ZC_SHARDS; i++) {
+        struct zc_shard *shard = &pool->shards[i];
+        zc_shard_lock(shard);
+        zc_index_walk(&shard->index, clear_poor, shard);
+        zc_shard_unlock(shard);
+    }
+    pool->cold.is_changed = true;
 }

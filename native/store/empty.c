@@ -28,15 +28,14 @@ struct sums {
 static bool move_zpage(zc_pool *pool, const struct zc_tier *tier, zc_handle handle, uint64_t owner,
                        struct sums *sums)
 {
-    struct zc_shard *shard;
-    uint64_t *noted = zc_handle_lock(pool, tier, owner, handle, &shard);
-    if (!noted)
+    struct zc_holder holder;
+    if (!zc_holder_lock(pool, tier, owner, handle, &holder))
         return true; /* its owner lets it go anyway, or does not have it yet */
 
     zc_handle moved = tier->ops->move(tier->alloc, handle);
     if (moved)
-        *noted = moved;
-    zc_shard_unlock(shard);
+        zc_holder_moved(&holder, handle, moved);
+    zc_shard_unlock(holder.shard);
     if (!moved)
         return false;
     tier->ops->free(tier->alloc, handle);
@@ -88,15 +87,17 @@ static int64_t compact(zc_pool *pool, size_t most)
     return (int64_t)sums.frames;
 }
 
-int64_t zc_pool_compact(zc_pool *pool)
+int64_t zc_pool_compact_some(zc_pool *pool, size_t most)
 {
-    if (pool->dead)
-        return -ENOENT;
-
     pthread_mutex_lock(&pool->compact_lock);
-    int64_t frames = compact(pool, SIZE_MAX);
+    int64_t frames = compact(pool, most);
     pthread_mutex_unlock(&pool->compact_lock);
     return frames;
+}
+
+int64_t zc_pool_compact(zc_pool *pool)
+{
+    return pool->dead ? -ENOENT : zc_pool_compact_some(pool, SIZE_MAX);
 }
 
 static bool is_sparse(zc_pool *pool)
@@ -136,29 +137,17 @@ struct reclaim {
     struct sums sums;
 };
 
-/* An owner's entry, with its shard locked, if that is what holds the zpage. */
-static struct zc_entry *lock_holder(zc_pool *pool, const struct zc_tier *tier, zc_handle handle,
-                                    uint64_t owner, struct zc_shard **shard, uint64_t *object)
-{
-    if (!tier->is_cold)
-        return zc_entry_lock(pool, owner, handle, shard, object);
-    struct zc_extent *extent = zc_extent_lock(pool, owner, handle, shard, object);
-    return extent ? zc_index_find(&(*shard)->index, *object, (uint32_t)owner) : NULL;
-}
-
 /* Offers a persistent page. Its entry may change meanwhile, so no lock is held. */
 static bool offer(struct reclaim *reclaim, const struct zc_tier *tier, zc_handle handle,
                   uint64_t owner)
 {
-    struct zc_shard *shard;
-    struct zc_key key;
-    struct zc_entry *entry = lock_holder(reclaim->pool, tier, handle, owner, &shard, &key.object);
-    if (!entry)
+    struct zc_holder holder;
+    if (!zc_holder_lock(reclaim->pool, tier, owner, handle, &holder))
         return false;
 
-    key.index = entry->index;
-    int error = zc_entry_load(&reclaim->reader, shard, entry, reclaim->page);
-    zc_shard_unlock(shard);
+    struct zc_key key = {.object = holder.object, .index = holder.entry->index};
+    int error = zc_entry_load(&reclaim->reader, holder.shard, holder.entry, reclaim->page);
+    zc_shard_unlock(holder.shard);
     zc_reader_unlocked(&reclaim->reader);
     return !error && reclaim->evict(reclaim->arg, &key, reclaim->page) == 0;
 }
@@ -168,16 +157,14 @@ static bool drop_page(struct reclaim *reclaim, const struct zc_tier *tier, zc_ha
                       uint64_t owner)
 {
     zc_pool *pool = reclaim->pool;
-    struct zc_shard *shard;
-    uint64_t object;
+    struct zc_holder holder;
 
     if (pool->kind == ZC_PERSISTENT && !offer(reclaim, tier, handle, owner))
         return false;
-    struct zc_entry *entry = lock_holder(pool, tier, handle, owner, &shard, &object);
-    if (!entry)
+    if (!zc_holder_lock(pool, tier, owner, handle, &holder))
         return false;
-    struct zc_entry gone = zc_entry_take_out(pool, shard, object, entry);
-    zc_shard_unlock(shard);
+    struct zc_entry gone = zc_entry_take_out(pool, holder.shard, holder.object, holder.entry);
+    zc_shard_unlock(holder.shard);
     zc_entry_release(pool, &gone);
     reclaim->sums.zpages++;
     return true;
@@ -187,19 +174,16 @@ static bool drop_page(struct reclaim *reclaim, const struct zc_tier *tier, zc_ha
 static bool drop_zpage(struct reclaim *reclaim, const struct zc_tier *tier, zc_handle handle,
                        uint64_t owner)
 {
-    zc_pool *pool = reclaim->pool;
-    struct zc_shard *shard;
-    uint64_t object;
+    struct zc_holder holder;
     bool all = true;
 
     if (!tier->is_cold)
         return drop_page(reclaim, tier, handle, owner);
-    struct zc_extent *extent = zc_extent_lock(pool, owner, handle, &shard, &object);
-    if (!extent)
+    if (!zc_holder_lock(reclaim->pool, tier, owner, handle, &holder))
         return false;
-    unsigned live = extent->live;
-    uint64_t first = (owner >> 32 << 32) | extent->first;
-    zc_shard_unlock(shard);
+    unsigned live = holder.extent->live;
+    uint64_t first = (owner >> 32 << 32) | holder.extent->first;
+    zc_shard_unlock(holder.shard);
     for (; live; live &= live - 1)
         all &= drop_page(reclaim, tier, handle, first + (unsigned)__builtin_ctz(live));
     return all;

@@ -46,7 +46,7 @@ struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
 {
     struct zc_entry *entry = zc_entry_lock_any(pool, owner, shard, object);
 
-    if (!entry || (zc_entry_has_zpage(entry) && entry->word == handle))
+    if (!entry || (zc_entry_has_zpage(entry) && zc_entry_handle(entry) == handle))
         return entry;
     zc_shard_unlock(*shard);
     return NULL;
@@ -98,11 +98,11 @@ void zc_entry_account(zc_pool *pool, struct zc_shard *shard, const struct zc_ent
     case ZC_ENTRY_WRITTEN:
         shard->stats.written_pages += delta;
         if (zc_written_is_compressed(entry))
-            add(&shard->codec_zpages[zc_written_codec(entry)], delta);
+            add(&shard->codec_zpages[entry->codec], delta);
         break;
     case ZC_ENTRY_COLD:
         shard->stats.cold_pages += delta;
-        add(&shard->codec_zpages[zc_written_codec(entry)], delta);
+        add(&shard->codec_zpages[entry->codec], delta);
         break;
     case ZC_ENTRY_EMPTY:
         break;
@@ -132,7 +132,7 @@ size_t zc_entry_release(zc_pool *pool, const struct zc_entry *entry)
 {
     if (!zc_entry_has_zpage(entry))
         return zc_entry_is_cold(entry);
-    pool->alloc_ops->free(pool->alloc, entry->word);
+    pool->alloc_ops->free(pool->alloc, zc_entry_handle(entry));
     return 1;
 }
 
@@ -144,7 +144,8 @@ struct zc_entry zc_written_entry(const struct zc_record *record, unsigned codec,
         .index = record->index,
         .size = record->size & 0x1fffff,
         .kind = ZC_ENTRY_WRITTEN,
-        .codec = (codec | span << ZC_SPAN_SHIFT) & 0x7f,
+        .codec = codec & 0xf,
+        .span = span & 7,
         .word = place | (record->flags & ZC_RECORD_RAW ? ZC_WRITTEN_RAW : 0) |
                 (record->flags & ZC_RECORD_FILL ? ZC_WRITTEN_FILL : 0),
     };
@@ -152,7 +153,7 @@ struct zc_entry zc_written_entry(const struct zc_record *record, unsigned codec,
 
 struct zc_record zc_written_record(uint64_t object, const struct zc_entry *entry)
 {
-    unsigned pages = zc_written_pages(entry);
+    unsigned pages = zc_entry_pages(entry);
 
     return (struct zc_record){
         .object = object,
@@ -252,7 +253,7 @@ static char *unpacked_room(struct zc_reader *reader, unsigned pages)
 static void copy_member(const struct zc_reader *reader, const struct zc_entry *entry, void *page)
 {
     size_t page_size = reader->pool->store->page_size;
-    size_t at = entry->index & (zc_written_pages(entry) - 1);
+    size_t at = entry->index & (zc_entry_pages(entry) - 1);
 
     memcpy(page, reader->unpacked->bytes + at * page_size, page_size);
 }
@@ -261,12 +262,12 @@ static void copy_member(const struct zc_reader *reader, const struct zc_entry *e
 static int load_member(struct zc_reader *reader, const struct zc_entry *entry, const void *bytes,
                        void *page)
 {
-    char *room = unpacked_room(reader, zc_written_pages(entry));
+    char *room = unpacked_room(reader, zc_entry_pages(entry));
     if (!room)
         return -ENOMEM;
 
     reader->unpacked_word = 0;
-    int error = decompress(reader, zc_written_codec(entry), bytes, entry->size, room);
+    int error = decompress(reader, entry->codec, bytes, entry->size, room);
     if (!error)
         copy_member(reader, entry, page);
     return error;
@@ -276,11 +277,11 @@ static int load_member(struct zc_reader *reader, const struct zc_entry *entry, c
 static int load_cold(struct zc_reader *reader, const struct zc_shard *shard,
                      const struct zc_entry *entry, void *page)
 {
-    const struct zc_extent *extent = zc_extent_at(shard, entry->word);
-    unsigned pages = zc_written_pages(entry);
+    const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
+    unsigned pages = zc_entry_pages(entry);
     size_t page_size = reader->pool->store->page_size;
 
-    if (reader->unpacked_word != entry->word) {
+    if (reader->unpacked_word != zc_entry_handle(entry)) {
         char *room = unpacked_room(reader, pages);
         if (!room)
             return -ENOMEM;
@@ -288,13 +289,23 @@ static int load_cold(struct zc_reader *reader, const struct zc_shard *shard,
         reader->unpacked_word = 0;
         int error = zc_extent_read(reader->pool, extent, bytes);
         if (!error)
-            error = decompress(reader, zc_written_codec(entry), bytes, extent->size, room);
+            error = decompress(reader, entry->codec, bytes, extent->size, room);
         if (error)
             return error;
-        reader->unpacked_word = entry->word;
+        reader->unpacked_word = zc_entry_handle(entry);
+        reader->unpacked_size = extent->size;
+        reader->unpacked_pages = pages;
     }
     copy_member(reader, entry, page);
     return 0;
+}
+
+bool zc_reader_has(const struct zc_reader *reader, const struct zc_extent *extent)
+{
+    size_t at = reader->unpacked_pages * reader->pool->store->page_size;
+
+    return 1u << extent->span == reader->unpacked_pages && extent->size == reader->unpacked_size &&
+           zc_extent_has_bytes(reader->pool, extent, reader->unpacked->bytes + at);
 }
 
 static int make_room(struct zc_reader *reader, size_t size)
@@ -337,9 +348,9 @@ static int load_written(struct zc_reader *reader, const struct zc_entry *entry, 
         fill(page, page_size, word);
         return 0;
     }
-    if (zc_written_pages(entry) > 1)
+    if (zc_entry_pages(entry) > 1)
         return load_member(reader, entry, reader->record, page);
-    return decompress(reader, zc_written_codec(entry), reader->record, entry->size, page);
+    return decompress(reader, entry->codec, reader->record, entry->size, page);
 }
 
 int zc_entry_load(struct zc_reader *reader, const struct zc_shard *shard,
@@ -356,7 +367,7 @@ int zc_entry_load(struct zc_reader *reader, const struct zc_shard *shard,
         return load_written(reader, entry, page);
     if (zc_entry_is_cold(entry))
         return load_cold(reader, shard, entry, page);
-    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry));
     if (entry->is_checked && zc_checksum(zpage.bytes, entry->size) != zpage.head->checksum)
         return -EIO;
     if (entry->kind == ZC_ENTRY_RAW) {

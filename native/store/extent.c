@@ -103,6 +103,19 @@ int zc_extent_read(zc_pool *pool, const struct zc_extent *extent, void *bytes)
     return zc_checksum(bytes, extent->size) == extent->checksum ? 0 : -EIO;
 }
 
+bool zc_extent_has_bytes(zc_pool *pool, const struct zc_extent *extent, const void *bytes)
+{
+    struct zc_tier cold = zc_tier(pool, 1);
+    size_t page_size = pool->store->page_size;
+
+    for (size_t at = 0, i = 0; at < extent->size; at += page_size, i++) {
+        if (memcmp((const char *)bytes + at, cold.ops->map(cold.alloc, extent->part[i]).bytes,
+                   zc_min(page_size, extent->size - at)) != 0)
+            return false;
+    }
+    return true;
+}
+
 /* ---- records ---- */
 
 uint64_t zc_extent_add(zc_pool *pool, struct zc_shard *shard, const struct zc_extent *made,
@@ -123,27 +136,44 @@ uint64_t zc_extent_add(zc_pool *pool, struct zc_shard *shard, const struct zc_ex
     return word;
 }
 
+void zc_extent_set_poor(struct zc_shard *shard, struct zc_extent *extent, bool is_poor)
+{
+    shard->sparse -= zc_extent_is_sparse(extent);
+    extent->is_poor = is_poor;
+    shard->sparse += zc_extent_is_sparse(extent);
+}
+
+static void drop(zc_pool *pool, struct zc_shard *shard, zc_handle word)
+{
+    struct zc_extent *extent = zc_extent_at(shard, word);
+
+    zc_parts_free(pool, extent->part, extent->parts);
+    shard->stats.cold_extents--;
+    shard->stats.cold_bytes -= extent->size;
+    zc_table_remove(&shard->extents[word % ZC_EXTENT_CLASSES],
+                    (uint32_t)(word / ZC_EXTENT_CLASSES));
+}
+
 void zc_extent_leave(zc_pool *pool, struct zc_shard *shard, const struct zc_entry *gone)
 {
     if (gone->kind != ZC_ENTRY_COLD)
         return;
 
-    struct zc_extent *extent = zc_extent_at(shard, gone->word);
+    struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(gone));
     bool was_first = extent->first + (unsigned)__builtin_ctz(extent->live) == gone->index;
+    shard->sparse -= zc_extent_is_sparse(extent);
     extent->live &= (uint16_t)~(1u << (gone->index - extent->first));
-    if (extent->live) {
-        if (was_first)
-            own(pool, shard, extent);
+    extent->is_poor = false;
+    if (!extent->live) {
+        drop(pool, shard, zc_entry_handle(gone));
         return;
     }
-    zc_parts_free(pool, extent->part, extent->parts);
-    shard->stats.cold_extents--;
-    shard->stats.cold_bytes -= extent->size;
-    zc_table_remove(&shard->extents[gone->word % ZC_EXTENT_CLASSES],
-                    (uint32_t)(gone->word / ZC_EXTENT_CLASSES));
+    shard->sparse += zc_extent_is_sparse(extent);
+    if (was_first)
+        own(pool, shard, extent);
 }
 
-/* ---- by a part ---- */
+/* ---- by a zpage ---- */
 
 static zc_handle *find_part(struct zc_extent *extent, zc_handle part)
 {
@@ -154,31 +184,30 @@ static zc_handle *find_part(struct zc_extent *extent, zc_handle part)
     return NULL;
 }
 
-struct zc_extent *zc_extent_lock(zc_pool *pool, uint64_t owner, zc_handle part,
-                                 struct zc_shard **shard, uint64_t *object)
+bool zc_holder_lock(zc_pool *pool, const struct zc_tier *tier, uint64_t owner, zc_handle handle,
+                    struct zc_holder *out)
 {
-    struct zc_entry *entry = zc_entry_lock_any(pool, owner, shard, object);
-    if (!entry)
-        return NULL;
-
-    if (entry->kind == ZC_ENTRY_COLD) {
-        struct zc_extent *extent = zc_extent_at(*shard, entry->word);
-        if (find_part(extent, part))
-            return extent;
+    *out = (struct zc_holder){0};
+    if (!tier->is_cold) {
+        out->entry = zc_entry_lock(pool, owner, handle, &out->shard, &out->object);
+        return out->entry != NULL;
     }
-    zc_shard_unlock(*shard);
-    return NULL;
+    out->entry = zc_entry_lock_any(pool, owner, &out->shard, &out->object);
+    if (!out->entry)
+        return false;
+    if (zc_entry_is_cold(out->entry)) {
+        out->extent = zc_extent_at(out->shard, zc_entry_handle(out->entry));
+        if (find_part(out->extent, handle))
+            return true;
+    }
+    zc_shard_unlock(out->shard);
+    return false;
 }
 
-uint64_t *zc_handle_lock(zc_pool *pool, const struct zc_tier *tier, uint64_t owner,
-                         zc_handle handle, struct zc_shard **shard)
+void zc_holder_moved(const struct zc_holder *holder, zc_handle from, zc_handle to)
 {
-    uint64_t object;
-
-    if (tier->is_cold) {
-        struct zc_extent *extent = zc_extent_lock(pool, owner, handle, shard, &object);
-        return extent ? find_part(extent, handle) : NULL;
-    }
-    struct zc_entry *entry = zc_entry_lock(pool, owner, handle, shard, &object);
-    return entry ? &entry->word : NULL;
+    if (holder->extent)
+        *find_part(holder->extent, from) = to;
+    else
+        zc_entry_set_handle(holder->entry, to);
 }

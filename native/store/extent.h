@@ -4,8 +4,8 @@
  * there counting as zeros. A shard has a record of each. The bytes are kept as parts, zpages of the cold
  * allocator, of page_size bytes but for the last. A part's owner is that of the first live page.
  *
- * Records are of ZC_EXTENT_CLASSES sizes, by how many parts there is room for; an entry's word is the
- * record's number with the class below. All is protected by the shard's lock; what is said to change
+ * Records are of ZC_EXTENT_CLASSES sizes, by how many parts there is room for; what an entry has for a handle
+ * is the record's number with the class below. All is protected by the shard's lock; what is said to change
  * anything needs it alone, the rest shared.
  */
 #ifndef ZC_STORE_EXTENT_H
@@ -18,17 +18,20 @@ struct zc_extent {
     uint32_t first;  /* index of the first page */
     uint32_t size;   /* bytes */
     uint32_t checksum;
-    uint16_t live;    /* bit i: page first + i is in it */
-    uint8_t codec;    /* the pool's codec, and log2 of the pages, as an entry of it has them */
-    uint8_t parts;    /* how many */
-    zc_handle part[]; /* as many as the class has room for */
+    uint16_t live;     /* bit i: page first + i is in it */
+    uint16_t made;     /* the same when it was made */
+    uint8_t codec : 4; /* both as in the entries of its pages */
+    uint8_t span : 3;
+    uint8_t is_poor : 1; /* to make it anew saves nothing, as long as no page leaves */
+    uint8_t parts;       /* how many */
+    zc_handle part[];    /* as many as the class has room for */
 };
 
 void zc_extents_init(struct zc_shard *shard);
 /* What the records cost. */
 size_t zc_extents_bytes(const struct zc_shard *shard);
 
-static inline struct zc_extent *zc_extent_at(const struct zc_shard *shard, uint64_t word)
+static inline struct zc_extent *zc_extent_at(const struct zc_shard *shard, zc_handle word)
 {
     return zc_table_at(&shard->extents[word % ZC_EXTENT_CLASSES],
                        (uint32_t)(word / ZC_EXTENT_CLASSES));
@@ -46,16 +49,39 @@ void zc_extent_leave(zc_pool *pool, struct zc_shard *shard, const struct zc_entr
 
 /* Copies the bytes, extent->size, to where they are wanted. 0, or -EIO: damaged. */
 int zc_extent_read(zc_pool *pool, const struct zc_extent *extent, void *bytes);
+/* Are these its bytes? */
+bool zc_extent_has_bytes(zc_pool *pool, const struct zc_extent *extent, const void *bytes);
 void zc_extent_touch(zc_pool *pool, const struct zc_extent *extent, uint32_t stamp);
 /* What the owner of its parts has to be. */
 uint64_t zc_extent_owner(const zc_pool *pool, const struct zc_shard *shard,
                          const struct zc_extent *extent);
 
-/* The extent that has this part now, with its shard locked, and its object. NULL: none, nothing is locked. */
-struct zc_extent *zc_extent_lock(zc_pool *pool, uint64_t owner, zc_handle part,
-                                 struct zc_shard **shard, uint64_t *object);
-/* Where the handle is noted of a zpage of that tier, with the shard locked. NULL: nowhere, likewise. */
-uint64_t *zc_handle_lock(zc_pool *pool, const struct zc_tier *tier, uint64_t owner,
-                         zc_handle handle, struct zc_shard **shard);
+/* Who has a zpage. */
+struct zc_holder {
+    struct zc_shard *shard;
+    uint64_t object;
+    struct zc_entry *entry;   /* of an extent: its first live page's */
+    struct zc_extent *extent; /* NULL: it is the entry itself */
+};
+
+/* Of that tier, with the shard locked. False: nobody has it, nothing is locked. */
+bool zc_holder_lock(zc_pool *pool, const struct zc_tier *tier, uint64_t owner, zc_handle handle,
+                    struct zc_holder *out);
+/* It has another handle from now on. */
+void zc_holder_moved(const struct zc_holder *holder, zc_handle from, zc_handle to);
+
+static inline unsigned zc_extent_count(uint16_t pages)
+{
+    return (unsigned)__builtin_popcount(pages);
+}
+
+/* Has it fewer than half of its pages left, and is worth being made anew? */
+static inline bool zc_extent_is_sparse(const struct zc_extent *extent)
+{
+    return 2 * zc_extent_count(extent->live) < zc_extent_count(extent->made) && !extent->is_poor;
+}
+
+/* To make it anew has saved nothing. */
+void zc_extent_set_poor(struct zc_shard *shard, struct zc_extent *extent, bool is_poor);
 
 #endif

@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "store/idle.h"
+#include "store/limit.h"
 #include "store/nodes.h"
 #include "store/pool.h"
 #include "store/store.h"
@@ -96,6 +98,8 @@ static uint64_t largest(const struct zc_node *node)
         return 1;
     if (node->arg == ZC_PARAM_COLD_EXTENT)
         return ZC_EXTENT_PAGES;
+    if (node->arg == ZC_PARAM_WRITEBACK_AFTER || node->arg == ZC_PARAM_COLD_AFTER)
+        return ZC_IDLE_MAX;
     return node->arg == ZC_PARAM_ENTROPY_GATE ? ZC_ENTROPY_MAX : ZC_POOR_RUN_MAX;
 }
 
@@ -116,6 +120,8 @@ static int parse_pool_param(zc_pool *pool, const struct zc_node *node, const cha
         return -EINVAL;
     if (node->arg == ZC_PARAM_COLD_EXTENT && !zc_is_pow2(*out))
         return *out == 0 ? -ERANGE : -EINVAL;
+    if (node->arg == ZC_PARAM_COLD_CPU_PERCENT && *out == 0)
+        return -ERANGE;
     return *out > largest(node) ? -ERANGE : 0;
 }
 
@@ -128,6 +134,14 @@ static int check_pool_param(void *view, const struct zc_node *node, const char *
     return error ? zc_node_complain(why, error, value, node, node->range) : 0;
 }
 
+static void set_param(zc_pool *pool, const struct zc_node *node, uint64_t number)
+{
+    pool->params[node->arg] = number;
+    if (node->arg == ZC_PARAM_COLD_EXTENT || node->arg == ZC_PARAM_COLD_AFTER)
+        zc_cold_reconsider(pool);
+    zc_limit_reconsider(pool);
+}
+
 static int store_pool_param(void *view, const struct zc_node *node, const char *value,
                             struct zc_text *why)
 {
@@ -136,7 +150,7 @@ static int store_pool_param(void *view, const struct zc_node *node, const char *
 
     (void)why;
     if (!error)
-        pool_of(view)->params[node->arg] = number;
+        set_param(pool_of(view), node, number);
     return error;
 }
 
@@ -179,8 +193,20 @@ const struct zc_node zc_pool_param_nodes[] = {
     PARAM("writeback_budget", ZC_NODE_BYTES, "bytes a day", "0.., K M G", "0",
           ZC_PARAM_WRITEBACK_BUDGET,
           "what writeback may write to the backing store, which wears flash; 0: any number"),
+    PARAM("writeback_auto", ZC_NODE_BOOL, "", "0 or 1", "1", ZC_PARAM_WRITEBACK_AUTO,
+          "pages go to the backing store when the store is over its high watermark or memory is "
+          "short"),
+    PARAM("writeback_after", ZC_NODE_UINT, "seconds", "0..32767", "0", ZC_PARAM_WRITEBACK_AFTER,
+          "pages neither put nor got for so long go to the backing store; 0: none do"),
+    PARAM("cold_after", ZC_NODE_UINT, "seconds", "0..32767", "0", ZC_PARAM_COLD_AFTER,
+          "pages neither put nor got for so long are compressed again by themselves; 0: never"),
     PARAM("cold_extent", ZC_NODE_UINT, "pages", "1, 2, 4, 8 or 16", "4", ZC_PARAM_COLD_EXTENT,
           "adjacent pages that recompress compresses together: more are denser, and slower to get"),
+    PARAM("cold_readahead", ZC_NODE_BOOL, "", "0 or 1", "0", ZC_PARAM_COLD_READAHEAD,
+          "a get of a cold page makes it and its neighbours in the extent warm again"),
+    PARAM("cold_cpu_percent", ZC_NODE_PERCENT, "percent of a CPU", "1..100", "10",
+          ZC_PARAM_COLD_CPU_PERCENT,
+          "what cold_after may take; less while other calls use the store"),
     {.name = "cold_codec",
      .type = ZC_NODE_TEXT,
      .unit = "",
@@ -203,7 +229,7 @@ int zc_pool_set_param(zc_pool *pool, const char *name, const char *value)
             return zc_cold_set_codec(pool, value, NULL);
         int error = parse_pool_param(pool, node, value, &number);
         if (!error)
-            pool->params[node->arg] = number;
+            set_param(pool, node, number);
         return error;
     }
     return -ENOENT;
@@ -224,6 +250,12 @@ static int show_stat(void *view, const struct zc_node *node, struct zc_text *out
     POOL_COUNTER(name, evicted[cause], ZC_NODE_UINT, "pages", "of reclaimed_zpages: " why), \
         POOL_COUNTER(name "_frames", evicted_frames[cause], ZC_NODE_UINT, "frames",         \
                      "of reclaimed_frames: " why)
+
+#define WRITTEN_BACK(name, cause, why) \
+    POOL_COUNTER(name, written_back[cause], ZC_NODE_UINT, "pages", "of writeback_pages: " why)
+#define WRITTEN_BACK_FRAMES(name, cause, why)                              \
+    POOL_COUNTER(name, written_back_frames[cause], ZC_NODE_UINT, "frames", \
+                 "of writeback_frames: " why)
 
 static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(puts, ZC_NODE_UINT, "puts", "puts of pages: stored_puts and all refusals"),
@@ -261,6 +293,16 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(reclaimed_zpages, ZC_NODE_UINT, "pages", "given up by reclaim"),
     POOL_STAT(writeback_frames, ZC_NODE_UINT, "frames", "freed by writeback, coldest first"),
     POOL_STAT(writeback_pages, ZC_NODE_UINT, "pages", "written to the backing store"),
+    WRITTEN_BACK("writeback_user", ZC_WRITEBACK_USER, "on demand"),
+    WRITTEN_BACK_FRAMES("writeback_user_frames", ZC_WRITEBACK_USER, "on demand"),
+    WRITTEN_BACK("writeback_limit", ZC_WRITEBACK_LIMIT, "as the store came near its limit"),
+    WRITTEN_BACK_FRAMES("writeback_limit_frames", ZC_WRITEBACK_LIMIT,
+                        "as the store came near its limit"),
+    WRITTEN_BACK("writeback_pressure", ZC_WRITEBACK_PRESSURE, "as the system was short of memory"),
+    WRITTEN_BACK_FRAMES("writeback_pressure_frames", ZC_WRITEBACK_PRESSURE,
+                        "as the system was short of memory"),
+    WRITTEN_BACK("writeback_idle", ZC_WRITEBACK_IDLE,
+                 "idle for long (writeback_after); their frames are free as they get empty"),
     POOL_STAT(writeback_errors, ZC_NODE_UINT, "writebacks",
               "that the backing store ended by an error; the pages stayed in memory"),
     POOL_STAT(written_gets, ZC_NODE_UINT, "gets", "of gets: of pages in the backing store"),
@@ -273,8 +315,10 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(zpages, ZC_NODE_UINT, "pages", "compressed pages held"),
     POOL_STAT(same_filled, ZC_NODE_UINT, "pages", "same-filled pages held, without a frame"),
     POOL_STAT(raw_pages, ZC_NODE_UINT, "pages", "uncompressed pages held (keep_rejected)"),
-    POOL_STAT(recompressed_frames, ZC_NODE_UINT, "frames", "freed by recompression"),
+    POOL_STAT(recompressed_frames, ZC_NODE_UINT, "frames", "freed by recompression on demand"),
     POOL_STAT(recompressed_pages, ZC_NODE_UINT, "pages", "made cold by recompression"),
+    POOL_STAT(warmed_pages, ZC_NODE_UINT, "pages",
+              "made warm again, as one of their extent was got (cold_readahead)"),
     POOL_STAT(cold_pages, ZC_NODE_UINT, "pages", "pages held in extents"),
     POOL_STAT(cold_extents, ZC_NODE_UINT, "extents", "runs of pages compressed together"),
     POOL_STAT(cold_bytes, ZC_NODE_BYTES, "bytes", "bytes of the extents held"),

@@ -31,6 +31,7 @@ static void pool_free(zc_pool *pool)
 {
     zc_writeback_fini(pool);
     zc_frames_charge(pool->store->frames, -(ptrdiff_t)sizeof(*pool));
+    zc_cold_fini(pool);
     zc_codecs_fini(pool);
     for (unsigned i = 0; i < ZC_TIERS; i++) {
         struct zc_tier tier = zc_tier(pool, i);
@@ -56,8 +57,12 @@ static void pool_init(zc_pool *pool, const struct zc_pool_config *config)
     pool->params[ZC_PARAM_EXCLUSIVE_GETS] = config->kind == ZC_EPHEMERAL;
     pool->params[ZC_PARAM_CHECKSUMS] = 1;
     pool->params[ZC_PARAM_COMPACT_AUTO] = 1;
+    pool->params[ZC_PARAM_WRITEBACK_AUTO] = 1;
+    for (size_t i = 0; i < ZC_CHORES; i++)
+        pool->chores[i] = UINT64_MAX;
     pool->params[ZC_PARAM_COLD_EXTENT] = ZC_COLD_EXTENT;
-    strcpy(pool->cold_codec, ZC_COLD_CODEC);
+    pool->params[ZC_PARAM_COLD_CPU_PERCENT] = ZC_COLD_CPU_PERCENT;
+    strcpy(pool->cold.codec, ZC_COLD_CODEC);
     pthread_mutex_init(&pool->compact_lock, NULL);
     zc_writeback_init(pool);
     pool->references = 2; /* the store's and the caller's */
@@ -194,6 +199,22 @@ int zc_pool_by_id(zc_store *store, uint32_t id, zc_pool **out)
     }
     pthread_mutex_unlock(&store->pools_lock);
     return *out ? 0 : -ENOENT;
+}
+
+zc_pool *zc_pool_next(zc_store *store, uint32_t id)
+{
+    zc_pool *found = NULL;
+
+    pthread_mutex_lock(&store->pools_lock);
+    for (struct zc_link *at = store->pools.next; at != &store->pools && !found; at = at->next) {
+        zc_pool *pool = ZC_CONTAINER(at, zc_pool, link); /* they stand by their numbers */
+        if (pool->id > id)
+            found = pool;
+    }
+    if (found)
+        atomic_fetch_add(&found->references, 1);
+    pthread_mutex_unlock(&store->pools_lock);
+    return found;
 }
 
 void zc_pool_release(zc_pool *pool)

@@ -8,13 +8,17 @@
 #include "base/hash.h"
 #include "store/entry.h"
 #include "store/extent.h"
+#include "store/idle.h"
 
 #define FLIGHTS 1024u   /* records of a batch, at most */
 #define UNITS 256u      /* frames or zspages isolated for a batch, at most */
 #define CLEAN_SHARE 16u /* of a full store's segments, this part is cleaned at a time */
 #define DAY_NS 86400e9
-#define DELAY_MIN_NS 1000000000ull /* after an error, until it is tried again; doubled each time */
+#define DELAY_MIN_NS ZC_SECOND_NS /* after an error, until it is tried again; doubled each time */
 #define DELAY_MAX_NS (60 * DELAY_MIN_NS)
+#define WAIT_MAX_NS (3600 * ZC_SECOND_NS) /* for a part of the budget */
+#define REST_MAX \
+    60u /* seconds, at most, between looks for idle pages, while there are younger ones */
 
 /* A page on its way, or an extent: then that of its first page. */
 struct flight {
@@ -61,11 +65,11 @@ static bool describe(const struct round *round, const struct zc_shard *shard, ui
         record->size = sizeof(entry->word);
         record->flags = ZC_RECORD_FILL;
     } else if (zc_entry_is_cold(entry)) {
-        const struct zc_extent *extent = zc_extent_at(shard, entry->word);
-        unsigned slot = zc_slots_find(&pool->writeback.slots, pool, zc_written_codec(entry));
+        const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
+        unsigned slot = zc_slots_find(&pool->writeback.slots, pool, entry->codec);
         record->index = extent->first;
         record->live = extent->live;
-        record->pages = (uint8_t)zc_written_pages(entry);
+        record->pages = (uint8_t)zc_entry_pages(entry);
         record->size = extent->size;
         record->codec = (uint8_t)slot;
         return slot < ZC_POOL_CODECS;
@@ -91,8 +95,8 @@ static bool copy(struct round *round, const struct zc_shard *shard, const struct
         return true;
     }
     if (zc_entry_is_cold(entry))
-        return zc_extent_read(pool, zc_extent_at(shard, entry->word), bytes) == 0;
-    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
+        return zc_extent_read(pool, zc_extent_at(shard, zc_entry_handle(entry)), bytes) == 0;
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry));
     memcpy(bytes, zpage.bytes, entry->size);
     return !entry->is_checked || zc_checksum(bytes, entry->size) == zpage.head->checksum;
 }
@@ -130,9 +134,11 @@ static struct zc_entry *lock_same(zc_pool *pool, const struct flight *flight,
     const struct zc_entry *copied = &flight->entry;
 
     if (zc_entry_has_zpage(copied))
-        return zc_entry_lock(pool, flight->owner, copied->word, shard, object);
+        return zc_entry_lock(pool, flight->owner, zc_entry_handle(copied), shard, object);
     struct zc_entry *entry = zc_entry_lock_any(pool, flight->owner, shard, object);
-    if (entry && entry->kind == copied->kind && entry->word == copied->word)
+    if (entry && entry->kind == copied->kind &&
+        (zc_entry_is_cold(copied) ? zc_entry_handle(entry) == zc_entry_handle(copied)
+                                  : entry->word == copied->word))
         return entry;
     if (entry)
         zc_shard_unlock(*shard);
@@ -149,10 +155,11 @@ static bool land_member(struct round *round, const struct flight *flight, unsign
     struct zc_entry *entry =
         zc_index_find(&flight->shard->index, record->object, record->index + at);
 
-    if (!entry || !zc_entry_is_cold(entry) || entry->word != flight->entry.word)
+    if (!entry || !zc_entry_is_cold(entry) ||
+        zc_entry_handle(entry) != zc_entry_handle(&flight->entry))
         return false;
     struct zc_entry old = *entry;
-    *entry = zc_written_entry(record, zc_written_codec(&old), place);
+    *entry = zc_written_entry(record, old.codec, place);
     entry->index = old.index;
     zc_entry_account(pool, flight->shard, entry, 1);
     zc_entry_account(pool, flight->shard, &old, -1);
@@ -190,7 +197,7 @@ static void land(struct round *round, const struct flight *flight, zc_place plac
         return;
     }
     struct zc_entry old = *entry;
-    *entry = zc_written_entry(&flight->record, zc_written_codec(&old), place);
+    *entry = zc_written_entry(&flight->record, old.codec, place);
     zc_entry_account(pool, shard, entry, 1); /* first: the codec stays in use */
     zc_entry_account(pool, shard, &old, -1);
     zc_extent_leave(pool, shard, &old);
@@ -235,12 +242,12 @@ static int write_batch(struct round *round)
     return error;
 }
 
-static bool is_in_batch(const struct round *round, const struct zc_shard *shard, uint64_t extent)
+static bool is_in_batch(const struct round *round, const struct zc_shard *shard, zc_handle extent)
 {
     for (size_t i = round->count; i-- > 0;) {
         const struct flight *flight = &round->flights[i];
         if (flight->shard == shard && zc_entry_is_cold(&flight->entry) &&
-            flight->entry.word == extent)
+            zc_entry_handle(&flight->entry) == extent)
             return true;
     }
     return false;
@@ -250,10 +257,10 @@ static bool is_in_batch(const struct round *round, const struct zc_shard *shard,
 static int add_extent(struct round *round, struct zc_shard *shard, uint64_t object,
                       const struct zc_entry *entry)
 {
-    const struct zc_extent *extent = zc_extent_at(shard, entry->word);
+    const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
     int error = 0;
 
-    if (is_in_batch(round, shard, entry->word))
+    if (is_in_batch(round, shard, zc_entry_handle(entry)))
         return 0; /* by another of its parts */
     for (unsigned live = extent->live; !error && live; live &= live - 1) {
         uint32_t index = extent->first + (unsigned)__builtin_ctz(live);
@@ -267,14 +274,12 @@ static int add_extent(struct round *round, struct zc_shard *shard, uint64_t obje
 
 static int copy_part(struct round *round, zc_handle part, uint64_t owner)
 {
-    struct zc_shard *shard;
-    uint64_t object;
+    struct zc_holder holder;
 
-    if (!zc_extent_lock(round->pool, owner, part, &shard, &object))
+    if (!zc_holder_lock(round->pool, &round->tier, owner, part, &holder))
         return 0;
-    int error =
-        add_extent(round, shard, object, zc_index_find(&shard->index, object, (uint32_t)owner));
-    zc_shard_unlock(shard);
+    int error = add_extent(round, holder.shard, holder.object, holder.entry);
+    zc_shard_unlock(holder.shard);
     zc_reader_unlocked(&round->reader);
     return error;
 }
@@ -382,10 +387,11 @@ static int make_room(struct round *round, int full)
 /* ---- the budget ---- */
 
 /* Charges what was written since it was asked last. Returns the bytes that may still be. */
-static uint64_t budget(zc_pool *pool, struct zc_backing *store)
+static int64_t budget(zc_pool *pool, struct zc_backing *store)
 {
     struct zc_writeback *mine = &pool->writeback;
-    uint64_t a_day = zc_param(pool, ZC_PARAM_WRITEBACK_BUDGET), now = zc_now_ns(), written = 0;
+    uint64_t a_day = zc_param(pool, ZC_PARAM_WRITEBACK_BUDGET), written = 0;
+    uint64_t now = zc_store_ns(pool->store);
     struct zc_backing_stats stats;
 
     zc_backing_get_stats(store, &stats);
@@ -395,28 +401,40 @@ static uint64_t budget(zc_pool *pool, struct zc_backing *store)
     mine->charged = written;
     if (a_day == 0) {
         mine->filled_at = 0; /* the next budget begins full */
-        return UINT64_MAX;
+        return INT64_MAX;
     }
-    if (mine->filled_at == 0)
-        mine->left = a_day;
-    double gained = mine->filled_at ? (double)a_day * (double)(now - mine->filled_at) / DAY_NS : 1;
-    if (gained >= 1) { /* else parts of a byte would be lost */
-        mine->left += (uint64_t)gained;
+    int64_t most = a_day < INT64_MAX / 2 ? (int64_t)a_day : INT64_MAX / 2;
+    double gained = (double)most * (double)(now - mine->filled_at) / DAY_NS;
+    if (mine->filled_at == 0 || gained >= (double)most - (double)mine->left) {
+        mine->left = most;
+        mine->filled_at = now;
+    } else if (gained >= 1) { /* else parts of a byte would be lost */
+        mine->left += (int64_t)gained;
         mine->filled_at = now;
     }
-    mine->left = mine->left < a_day ? mine->left : a_day;
-    mine->left -= mine->left < spent ? mine->left : spent;
+    mine->left -= (int64_t)spent;
     return mine->left;
+}
+
+/* ns until there is some again. */
+static uint64_t until_budget(const zc_pool *pool)
+{
+    double missing = 1 - (double)pool->writeback.left;
+    double ns = missing * DAY_NS / (double)(zc_param(pool, ZC_PARAM_WRITEBACK_BUDGET) | 1);
+
+    if (ns < (double)DELAY_MIN_NS)
+        return DELAY_MIN_NS;
+    return ns < (double)WAIT_MAX_NS ? (uint64_t)ns : WAIT_MAX_NS;
 }
 
 /* ---- rounds ---- */
 
-static int run(struct round *round, size_t frames, bool has_budget)
+static int run(struct round *round, size_t frames)
 {
     int error = 0;
 
     while (!error && round->sums.frames < frames) {
-        if (has_budget && budget(round->pool, round->store) == 0)
+        if (budget(round->pool, round->store) <= 0)
             return -EDQUOT;
         int full = gather(round, frames - round->sums.frames);
         bool is_last = !round->count && !round->copied && !full;
@@ -438,7 +456,7 @@ static int run_tier(struct round *round, unsigned which, size_t frames)
         return 0;
     round->tier = tier;
     round->tries = zc_tier_frames(&tier);
-    int error = run(round, frames, true);
+    int error = run(round, frames);
     if (round->unit) /* what is not written of it stays */
         round->sums.frames += tier.ops->release(tier.alloc, round->unit);
     round->unit = 0;
@@ -451,22 +469,35 @@ static bool is_fault(int error)
     return error && error != -EDQUOT && error != -ENOMEM;
 }
 
-/* A store that fails is left alone for a while. */
-static void note(zc_pool *pool, const struct round *round, int error)
+/* A store that fails, or has had its share, is left alone for a while. */
+static void put_off(zc_pool *pool, const struct round *round, int error)
 {
     struct zc_writeback *mine = &pool->writeback;
-    struct zc_shard *shard = &pool->shards[0]; /* lends its lock and counters */
+    uint64_t now = zc_store_ns(pool->store);
 
     if (is_fault(error)) {
         uint64_t delay = mine->delay ? mine->delay * 2 : DELAY_MIN_NS;
         mine->delay = delay < DELAY_MAX_NS ? delay : DELAY_MAX_NS;
-        mine->retry_at = zc_now_ns() + mine->delay;
-    } else if (round->sums.pages) {
-        mine->delay = mine->retry_at = 0;
+        mine->retry_at = now + mine->delay;
+        return;
     }
+    if (!error && !round->sums.pages)
+        return; /* nothing has become known */
+    if (round->sums.pages)
+        mine->delay = 0;
+    mine->retry_at = error == -EDQUOT ? now + until_budget(pool) : error ? now + DELAY_MIN_NS : 0;
+}
+
+static void note(zc_pool *pool, const struct round *round, enum zc_writeback_cause cause, int error)
+{
+    struct zc_shard *shard = &pool->shards[0]; /* lends its lock and counters */
+
+    put_off(pool, round, error);
     zc_shard_lock(shard);
     shard->stats.writeback_frames += round->sums.frames;
     shard->stats.writeback_pages += round->sums.pages;
+    shard->stats.written_back_frames[cause] += round->sums.frames;
+    shard->stats.written_back[cause] += round->sums.pages;
     shard->stats.writeback_errors += is_fault(error);
     zc_shard_unlock(shard);
 }
@@ -500,7 +531,8 @@ static void end(struct round *round)
 }
 
 /* `running` is held. */
-static int write_back(zc_pool *pool, size_t frames, struct zc_written_back *out)
+static int write_back(zc_pool *pool, size_t frames, enum zc_writeback_cause cause,
+                      struct zc_written_back *out)
 {
     struct round *round;
     int error = begin(pool, &round);
@@ -511,7 +543,7 @@ static int write_back(zc_pool *pool, size_t frames, struct zc_written_back *out)
     for (unsigned i = ZC_TIERS; !error && i-- > 0;) /* the coldest are in the cold one */
         error = run_tier(round, i, frames);
     end(round);
-    note(pool, round, error);
+    note(pool, round, cause, error);
     *out = round->sums;
     free(round);
     return error;
@@ -524,84 +556,98 @@ int zc_pool_writeback(zc_pool *pool, size_t frames, struct zc_written_back *out)
         return -ENOENT;
 
     pthread_mutex_lock(&pool->writeback.running);
-    int error = write_back(pool, frames, out);
+    int error = write_back(pool, frames, ZC_WRITEBACK_USER, out);
     pthread_mutex_unlock(&pool->writeback.running);
     return error;
 }
 
-size_t zc_writeback_some(zc_pool *pool, size_t frames)
+static bool is_left_alone(const zc_pool *pool)
+{
+    return zc_store_ns(pool->store) < pool->writeback.retry_at;
+}
+
+/* Who has waited for another, who made room, goes on. */
+static bool wait_for_another(zc_pool *pool, enum zc_writeback_cause cause)
+{
+    if (pthread_mutex_trylock(&pool->writeback.running) == 0)
+        return false;
+    pthread_mutex_lock(&pool->writeback.running);
+    return cause == ZC_WRITEBACK_LIMIT && zc_frames_have_room(pool->store->frames);
+}
+
+size_t zc_writeback_some(zc_pool *pool, size_t frames, enum zc_writeback_cause cause)
 {
     struct zc_written_back done = {0};
 
-    if (pool->dead || !zc_writeback_is_open(pool))
+    if (pool->dead || !zc_writeback_is_open(pool) || is_left_alone(pool))
         return 0;
-    pthread_mutex_lock(&pool->writeback.running);
-    if (zc_now_ns() >= pool->writeback.retry_at)
-        write_back(pool, frames, &done); /* what fails is counted */
+    if (wait_for_another(pool, cause))
+        done.frames = frames;
+    else if (!is_left_alone(pool))
+        write_back(pool, frames, cause, &done); /* what fails is counted */
     pthread_mutex_unlock(&pool->writeback.running);
     return done.frames;
 }
 
-/* ---- all there is ---- */
-
-struct owners {
-    const zc_pool *pool;
-    const struct zc_shard *shard;
-    size_t count, room;
-    uint64_t *list;
-};
-
-static bool note_owner(void *arg, uint32_t number, const struct zc_entry *entry)
+void zc_writeback_reconsider(zc_pool *pool)
 {
-    struct owners *owners = arg;
-    uint32_t high = number << ZC_SHARD_BITS | (uint32_t)(owners->shard - owners->pool->shards);
-
-    if (zc_entry_is_written(entry))
-        return true;
-    if (owners->count < owners->room)
-        owners->list[owners->count] = (uint64_t)high << 32 | entry->index;
-    owners->count++;
-    return true;
+    if (pool->writeback.delay == 0)
+        pool->writeback.retry_at = 0;
 }
 
-/* The owners of the pages in memory. */
-static int list_owners(struct owners *owners)
+/* ---- pages one by one ---- */
+
+/* Idle ones; or, if that says 0, all that are in memory, without a look at the budget. */
+static bool is_chosen(void *arg, const struct zc_shard *shard, struct zc_entry *entry)
 {
-    zc_index_walk(&owners->shard->index, note_owner, owners);
-    if (owners->count == 0)
-        return 0;
-    owners->list = malloc(owners->count * sizeof(*owners->list));
-    if (!owners->list)
-        return -ENOMEM;
-    owners->room = owners->count;
-    owners->count = 0;
-    zc_index_walk(&owners->shard->index, note_owner, owners);
-    return 0;
+    struct zc_idle *choice = arg;
+
+    (void)shard;
+    if (choice->seconds == 0)
+        return !zc_entry_is_written(entry);
+    return (zc_entry_has_zpage(entry) || zc_entry_is_cold(entry)) &&
+           zc_idle_has(choice, zc_entry_idle(entry, choice->now));
 }
 
-static int add_owner(struct round *round, uint64_t owner)
+/* The shard is locked. An extent is as young as its youngest page. */
+static bool is_still_chosen(struct zc_idle *choice, struct zc_shard *shard, uint64_t object,
+                            struct zc_entry *entry)
+{
+    if (!zc_entry_is_cold(entry) || choice->seconds == 0)
+        return is_chosen(choice, shard, entry);
+
+    const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
+    bool is_idle = true;
+    for (unsigned live = extent->live; live; live &= live - 1)
+        is_idle &= is_chosen(
+            choice, shard,
+            zc_index_find(&shard->index, object, extent->first + (unsigned)__builtin_ctz(live)));
+    return is_idle;
+}
+
+static int add_owner(struct round *round, uint64_t owner, struct zc_idle *choice)
 {
     struct zc_shard *shard;
     uint64_t object;
     struct zc_entry *entry = zc_entry_lock_any(round->pool, owner, &shard, &object);
+    int error = 0;
+
     if (!entry)
         return 0;
-
-    int error = zc_entry_is_written(entry) ? 0 /* with its extent */
-                : zc_entry_is_cold(entry)  ? add_extent(round, shard, object, entry)
-                                           : add(round, shard, owner, object, entry);
+    if (is_still_chosen(choice, shard, object, entry))
+        error = zc_entry_is_cold(entry) ? add_extent(round, shard, object, entry)
+                                        : add(round, shard, owner, object, entry);
     zc_shard_unlock(shard);
     zc_reader_unlocked(&round->reader);
     return error;
 }
 
-static int save_shard(struct round *round, const struct zc_shard *shard)
+static int write_owners(struct round *round, const struct zc_owners *owners, struct zc_idle *choice)
 {
-    struct owners owners = {.pool = round->pool, .shard = shard};
-    int error = list_owners(&owners);
+    int error = zc_slots_update(&round->pool->writeback.slots, round->pool, round->store);
 
-    for (size_t i = 0; !error && i < owners.count;) {
-        int full = add_owner(round, owners.list[i]);
+    for (size_t i = 0; !error && i < owners->count;) {
+        int full = add_owner(round, owners->list[i], choice);
         if (!full) {
             i++;
             continue;
@@ -609,26 +655,74 @@ static int save_shard(struct round *round, const struct zc_shard *shard)
         error = write_batch(round);
         if (!error)
             error = make_room(round, full);
+        if (!error && choice->seconds && budget(round->pool, round->store) <= 0)
+            error = -EDQUOT;
     }
-    free(owners.list);
     return error ? error : write_batch(round);
+}
+
+/* `running` is held. *pages: how many went. */
+static int write_listed(zc_pool *pool, const struct zc_owners *owners, struct zc_idle *choice,
+                        size_t *pages)
+{
+    struct round *round;
+    int error = begin(pool, &round);
+    if (error)
+        return error;
+
+    bool may = choice->seconds == 0 || budget(pool, round->store) > 0;
+    error = may ? write_owners(round, owners, choice) : -EDQUOT;
+    end(round);
+    note(pool, round, choice->seconds ? ZC_WRITEBACK_IDLE : ZC_WRITEBACK_USER, error);
+    *pages = round->sums.pages;
+    free(round);
+    return error;
+}
+
+static int write_shard(zc_pool *pool, struct zc_shard *shard, struct zc_idle *choice)
+{
+    struct zc_owners owners;
+    size_t pages = 0;
+
+    pthread_mutex_lock(&pool->writeback.running);
+    choice->now = zc_store_now(pool->store);
+    int error = zc_owners_list(pool, shard, SIZE_MAX, is_chosen, choice, &owners);
+    if (!error && owners.count > 0)
+        error = write_listed(pool, &owners, choice, &pages);
+    pthread_mutex_unlock(&pool->writeback.running);
+    free(owners.list);
+    if (choice->seconds)
+        zc_pool_freed(pool, pages);
+    return error;
 }
 
 int zc_writeback_save(zc_pool *pool)
 {
-    struct round *round;
+    struct zc_idle all = {0};
+    int error = 0;
 
-    pthread_mutex_lock(&pool->writeback.running);
-    int error = begin(pool, &round);
-    if (error)
-        goto unlock;
-    error = zc_slots_update(&pool->writeback.slots, pool, round->store);
     for (size_t i = 0; !error && i < ZC_SHARDS; i++)
-        error = save_shard(round, &pool->shards[i]);
-    end(round);
-    note(pool, round, error);
-    free(round);
-unlock:
-    pthread_mutex_unlock(&pool->writeback.running);
+        error = write_shard(pool, &pool->shards[i], &all);
     return error;
+}
+
+uint64_t zc_writeback_idle(zc_pool *pool)
+{
+    const zc_store *store = pool->store;
+    struct zc_idle choice = {
+        .seconds = (uint32_t)zc_param(pool, ZC_PARAM_WRITEBACK_AFTER),
+        .is_all = true,
+    };
+    int error = 0;
+
+    if (choice.seconds == 0 || pool->dead || !zc_writeback_is_open(pool))
+        return UINT64_MAX;
+    if (is_left_alone(pool))
+        return pool->writeback.retry_at;
+    /* A shard at a time: a put that waits for room has its turn. */
+    for (size_t i = 0; !error && i < ZC_SHARDS && !store->keeper.stopping; i++)
+        error = write_shard(pool, &pool->shards[i], &choice);
+    if (error)
+        return zc_max64(pool->writeback.retry_at, zc_store_ns(store) + DELAY_MIN_NS);
+    return zc_idle_next(&choice, store, (uint32_t)zc_min(choice.seconds / 8, REST_MAX));
 }

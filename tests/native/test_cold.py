@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.native.driver import CONFIGS, Driver, crc
+from tests.native.test_auto import wakeups
 
 PAGES = 16
 
@@ -23,8 +24,8 @@ def driver(config: str, request: pytest.FixtureRequest) -> Iterator[Driver]:
 
 
 def content(driver: Driver, index: int) -> str:
-    """A quarter of it random."""
-    return f"rand:{index}:{driver.page_size // 4}"
+    """A quarter of it random half bytes: LZ4 keeps them as they are, zstd halves them."""
+    return f"half:{index}:{driver.page_size // 4}"
 
 
 def put(driver: Driver, pool: str, indexes: Iterator[int] | range, object_id: int = 1) -> None:
@@ -33,7 +34,6 @@ def put(driver: Driver, pool: str, indexes: Iterator[int] | range, object_id: in
 
 
 def make_cold(driver: Driver, *, extent: int = 4, pool: str = "p", kind: str = "persistent") -> None:
-    """LZ4 keeps the random quarter as it is, and the zeros in some bytes more than zstd."""
     assert driver.ask("pool", pool, kind, "zsmalloc") == "ok"
     assert driver.ask("param", pool, "cold_extent", extent) == "ok"
     put(driver, pool, range(PAGES))
@@ -171,6 +171,157 @@ def test_a_clean_stop_saves_extents(driver: Driver, layout: str, tmp_path: Path)
     assert all(is_there(driver, "p", index) for index in range(PAGES))
 
 
+def recompressed_idle(driver: Driver, seconds: int) -> int:
+    """Pages made cold."""
+    answer = driver.ask("recompress-idle", "p", seconds).split()
+    assert answer[-1] == "ok"
+    assert driver.ask("check") == "ok"
+    return int(answer[3])
+
+
+def test_a_page_in_use_stays_warm_among_idle_ones(driver: Driver) -> None:
+    """It is as if it were not there, until it is idle too: then it joins the others."""
+    assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+    put(driver, "p", range(PAGES))
+    assert recompressed_idle(driver, 500) == 0
+    assert driver.ask("skip", 1000) == "ok"
+    assert driver.ask("get", "p", 1, 2).startswith("page ")
+    assert driver.ask("peek", "p", 1, 9).startswith("page ")
+    assert recompressed_idle(driver, 500) == PAGES - 1
+    assert where(driver, "p") == ["cold"] * 2 + ["zpage"] + ["cold"] * (PAGES - 3)
+    assert all(is_there(driver, "p", index) for index in range(PAGES))
+    assert driver.ask("skip", 1000) == "ok"
+    assert driver.ask("get", "p", 1, 5).startswith("page ")
+    assert int(driver.ask("idle", "p", 1, 5)) < 500 < int(driver.ask("idle", "p", 1, 4))
+    assert recompressed_idle(driver, 500) == 1
+    assert where(driver, "p") == ["cold"] * PAGES
+    assert all(is_there(driver, "p", index) for index in range(PAGES))
+
+
+def test_pages_that_went_cold_one_by_one_are_one_extent_at_last(config: str) -> None:
+    with Driver(config, 4096) as driver:
+        assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+        for index in (0, 1):
+            put(driver, "p", iter([index]))
+            assert driver.ask("skip", 1000) == "ok"
+            assert recompressed_idle(driver, 500) == 1
+        assert driver.stats("p")["cold_extents"] == 1
+        put(driver, "p", iter([2, 3]))
+        assert driver.ask("skip", 1000) == "ok"
+        assert recompressed_idle(driver, 500) == 2
+        assert driver.stats("p")["cold_extents"] == 1
+        assert all(is_there(driver, "p", index) for index in range(4))
+
+
+@pytest.mark.parametrize("recompress", [("recompress-idle", 500), ("recompress", 10**6)])
+def test_an_extent_with_few_pages_left_is_made_anew(driver: Driver, recompress: tuple[str, int]) -> None:
+    make_cold(driver, extent=4)
+    before = driver.stats("p")["cold_bytes"]
+    for index in (0, 1, 3, 4, 5, 8):  # one of four left, two, three, all
+        assert driver.ask("flush", "p", 1, index) == "ok"
+    assert driver.stats("p")["cold_bytes"] == before
+    assert driver.ask(recompress[0], "p", recompress[1]).split()[-1] == "ok"
+    after = driver.stats("p")
+    assert after["cold_bytes"] < before
+    assert (after["cold_extents"], after["cold_pages"], after["recompressed_pages"]) == (4, PAGES - 6, PAGES)
+    assert driver.ask("check") == "ok"
+    assert [index for index in range(PAGES) if is_there(driver, "p", index)] == [2, 6, 7, *range(9, PAGES)]
+
+
+def settled(driver: Driver) -> dict[str, int]:
+    assert driver.ask("settle") == "ok"
+    assert driver.ask("check") == "ok"
+    return driver.stats("p")
+
+
+def test_what_saves_nothing_is_tried_once(config: str) -> None:
+    """Until it is put again, or a parameter is set."""
+    with Driver(config, 4096) as driver:
+        assert driver.ask("pool", "p", "persistent", "zsmalloc", "zstd:6") == "ok"
+        driver.ask("param", "p", "cold_codec", "lz4")
+        driver.ask("param", "p", "cold_extent", 1)
+        put(driver, "p", range(PAGES))
+        assert driver.ask("skip", 1000) == "ok"
+        assert recompressed_idle(driver, 500) == 0
+        driver.ask("codec", "p", "none")
+        driver.ask("param", "p", "zv_max_zsize", "100%")
+        driver.ask("param", "p", "zv_max_mean_zsize", "100%")
+        put(driver, "p", iter([3]))
+        assert driver.ask("skip", 1000) == "ok"
+        assert recompressed_idle(driver, 500) == 1
+        assert recompressed_idle(driver, 500) == 0
+        driver.ask("param", "p", "cold_extent", 16)
+        driver.ask("param", "p", "cold_codec", "zstd:19")
+        assert recompressed_idle(driver, 500) == PAGES - 1
+
+
+def test_what_is_idle_goes_cold_by_itself(config: str) -> None:
+    """In many slices. What is in use stays, and is thought of when its time has come."""
+    pages = 1000
+    with Driver(config, 4096) as driver:
+        assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+        driver.ask("param", "p", "cold_codec", "zstd:12")
+        driver.ask("param", "p", "cold_cpu_percent", 100)
+        driver.ask("param", "p", "cold_after", 1000)
+        for first in range(0, pages, 40):
+            driver.batch("puts", "p", [f"1 {index} {content(driver, index)}" for index in range(first, first + 40)])
+        assert driver.ask("skip", 600) == "ok"
+        assert settled(driver)["cold_pages"] == 0
+        assert driver.ask("get", "p", 1, 7).startswith("page ")
+        assert driver.ask("skip", 600) == "ok"
+        stats = settled(driver)
+        assert (stats["cold_pages"], stats["recompressed_pages"]) == (pages - 1, pages - 1)
+        assert driver.ask("where", "p", 1, 7) == "zpage"
+        assert driver.ask("skip", 600) == "ok"
+        assert settled(driver)["cold_pages"] == pages
+        woken = wakeups(driver)
+        for index in range(PAGES):
+            assert driver.ask("flush", "p", 1, index) == "ok"
+        assert driver.ask("skip", 600) == "ok"
+        settled(driver)
+        assert wakeups(driver) - woken <= 2
+
+
+def test_it_takes_no_more_of_a_cpu_than_it_may(config: str) -> None:
+    """Of many pages that are due it has done but some, and sleeps."""
+    with Driver(config, 4096) as driver:
+        assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+        driver.ask("param", "p", "cold_codec", "zstd:19")
+        driver.ask("param", "p", "cold_cpu_percent", 1)
+        driver.ask("param", "p", "cold_after", 100)
+        assert driver.ask("bulk", "p", 1, 0, 2000, 500) == "stored 2000"
+        assert driver.ask("skip", 200) == "ok"
+        cold = settled(driver)["cold_pages"]
+        assert 0 < cold < 500
+        driver.ask("param", "p", "cold_after", 0)
+        assert settled(driver)["cold_pages"] < 500
+
+
+@pytest.mark.parametrize("exclusive", [0, 1])
+def test_a_get_may_bring_the_others_of_its_extent_back(driver: Driver, exclusive: int) -> None:
+    make_cold(driver, extent=4)
+    driver.ask("param", "p", "cold_readahead", 1)
+    driver.ask("param", "p", "exclusive_gets", exclusive)
+    assert is_there(driver, "p", 5)  # a peek changes nothing
+    assert where(driver, "p") == ["cold"] * PAGES
+    assert driver.ask("get", "p", 1, 5) == f"page {crc(content(driver, 5), driver.page_size)}"
+    back = ["zpage", "none" if exclusive else "zpage", "zpage", "zpage"]
+    assert where(driver, "p") == ["cold"] * 4 + back + ["cold"] * (PAGES - 8)
+    assert driver.stats("p")["warmed_pages"] == 4 - exclusive
+    assert all(is_there(driver, "p", index) for index in range(PAGES) if index != 5 or not exclusive)
+    assert driver.ask("check") == "ok"
+
+
+def test_what_does_not_fit_stays_cold(config: str) -> None:
+    with Driver(config, 4096) as driver:
+        make_cold(driver, extent=4)
+        driver.ask("param", "p", "cold_readahead", 1)
+        driver.ask("param", "p", "zv_max_zsize", 100)
+        assert driver.ask("get", "p", 1, 5).startswith("page ")
+        assert where(driver, "p") == ["cold"] * PAGES
+        assert driver.ask("check") == "ok"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "answer"),
     [
@@ -178,6 +329,12 @@ def test_a_clean_stop_saves_extents(driver: Driver, layout: str, tmp_path: Path)
         ("cold_extent", "0", "err ERANGE"),
         ("cold_extent", "3", "err EINVAL"),
         ("cold_extent", "32", "err ERANGE"),
+        ("cold_after", "32767", "ok"),
+        ("cold_after", "32768", "err ERANGE"),
+        ("cold_cpu_percent", "100", "ok"),
+        ("cold_cpu_percent", "0", "err ERANGE"),
+        ("cold_cpu_percent", "101", "err ERANGE"),
+        ("cold_readahead", "2", "err ERANGE"),
         ("cold_codec", "zstd:19", "ok"),
         ("cold_codec", "zstd:20", "err EINVAL"),
         ("cold_codec", "zstd:3:dict=9", "err ENOENT"),

@@ -387,3 +387,28 @@ def test_a_store_at_its_limit_takes_no_dictionary() -> None:
         assert driver.ask("dictionary", 1, 2000) == "err ENOMEM"
         driver.ask("flobj", "p", 1)
         assert driver.ask("dictionary", 1, 2000) == "id 1"
+
+
+@pytest.mark.parametrize("content", ["rand:1:1000", "rand:1:4096"])
+def test_a_page_is_as_old_as_its_last_put_or_get(content: str) -> None:
+    """Not peek, nor what moves it. A second may pass meanwhile, by itself."""
+    with Driver("host-asan", 4096) as driver:
+        driver.ask("pool", "p", "persistent", "zsmalloc")
+        driver.ask("param", "p", "keep_rejected", 1)
+
+        def idle() -> int:
+            return int(driver.ask("idle", "p", 1, 1))
+
+        driver.ask("put", "p", 1, 1, content)
+        assert idle() < 100
+        driver.ask("skip", 1000)
+        for harmless in ("peek p 1 1", "compact p", "check"):
+            driver.ask(harmless)
+        assert 1000 <= idle() < 1100
+        driver.ask("get", "p", 1, 1)
+        assert idle() < 100
+        driver.ask("skip", 1000)
+        driver.ask("put", "p", 1, 1, content)
+        assert idle() < 100
+        driver.ask("put", "p", 1, 1, "fill:1")
+        assert driver.ask("idle", "p", 1, 1) == "none"

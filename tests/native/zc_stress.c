@@ -18,6 +18,7 @@
 #include <zcache/store.h>
 
 #include "base/base.h"
+#include "store/pool.h"
 
 #define OBJECTS 4
 #define INDEXES 300
@@ -268,10 +269,17 @@ static void recompress(struct worker *worker, zc_pool *pool)
     static const char *const lengths[] = {"1", "2", "4", "8", "16"};
     struct zc_recompressed done;
 
-    zc_pool_set_param(pool, "cold_extent", lengths[next(worker) % 5]);
-    zc_pool_set_param(pool, "cold_codec", next(worker) % 2 ? "zstd:3" : "lz4");
-    int error = zc_pool_recompress(pool, 1 + next(worker) % 64, &done);
-    if (error && error != -ENOENT && error != -E2BIG)
+    if (next(worker) % 4 == 0) {
+        zc_pool_set_param(pool, "cold_extent", lengths[next(worker) % 5]);
+        zc_pool_set_param(pool, "cold_codec", next(worker) % 2 ? "zstd:3" : "lz4");
+        zc_pool_set_param(pool, "cold_readahead", next(worker) % 2 ? "1" : "0");
+        zc_pool_set_param(pool, "cold_after", next(worker) % 4 ? "1" : "0");
+        zc_pool_set_param(pool, "cold_cpu_percent", "100");
+    }
+    zc_debug_age(pool->store, 1 + next(worker) % 3);
+    int error = next(worker) % 2 ? zc_pool_recompress(pool, 1 + next(worker) % 64, &done)
+                                 : zc_pool_recompress_idle(pool, 1, &done);
+    if (error && error != -ENOENT && error != -E2BIG && error != -ENOMEM)
         broken("recompression failed");
     worker->cold += done.pages;
 }
