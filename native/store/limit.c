@@ -93,7 +93,7 @@ static size_t take(zc_store *store, enum zc_giver giver, size_t frames, enum zc_
         zc_pool_release(pool);
         pools++;
     }
-    if (pools == 0)
+    if (frames > 0 && pools == 0)
         giving->none = puts;
     return freed;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -277,6 +278,44 @@ class TestWriteback:
         fails(local_daemon("pool", "backing", "p", tmp_path / "store", "--layout", "odd"), 2, "odd")
         for frames in ("0", "x", "1.5"):
             fails(local_daemon("pool", "writeback", "p", frames), 5, f"'{frames}'")
+
+
+class TestWritebackByItself:
+    @pytest.mark.parametrize("layout", ["packed", "in_place"])
+    def test_a_load_beyond_the_limit_is_taken(self, local_daemon: Local, layout: str, tmp_path: Path) -> None:
+        """Four times the limit, put and got again by replay, which compares every byte."""
+        load = tmp_path / "load"
+        load.write_bytes(b"".join(map(page, range(6 * PAGES))))
+        assert local_daemon("set", "params/limit", "4M").code == 0
+        made = local_daemon("pool", "create", "p", "--allocator", "zsmalloc", "--backing", tmp_path / "store",
+                            "--layout", layout, "--backing-size", "128M")  # fmt: skip
+        assert made.code == 0, made.err
+        told = local_daemon("replay", load, "--pool", "p", "--keep", "--json").json
+        assert told["stored"] == 6 * PAGES
+        assert not any(told[wrong] for wrong in ("refused", "dropped", "lost", "mismatches"))
+        stats = local_daemon("stats", "--json").json
+        assert stats["pools/p/stats/writeback_limit"] >= 3 * PAGES
+        assert stats["pools/p/stats/policy_percent_exceeded"] == 0
+        assert local_daemon("check").code == 0
+
+    def test_idle_pages_go(
+        self, local_daemon: Local, pages: Callable[[], AbstractContextManager[PagesClient]], tmp_path: Path
+    ) -> None:
+        local_daemon("pool", "create", "p", "--backing", tmp_path / "store", "--backing-size", "64M")
+        fails(local_daemon("set", "pools/p/params/writeback_after", "1h"), 5, "'1h'", "0..32767")
+        assert local_daemon("set", "pools/p/params/writeback_after", 1).code == 0
+        with pages() as client:
+            number = client.pool("p").id
+            fill(client, number)
+            for _ in range(600):
+                if local_daemon("cat", "pools/p/stats/writeback_idle").out == f"{PAGES}\n":
+                    break
+                time.sleep(0.1)
+            stats = local_daemon("stats", "--json").json
+            assert stats["pools/p/stats/writeback_idle"] == stats["stats/writeback_idle"] == PAGES
+            assert stats["pools/p/stats/frames"] == 0
+            assert there(client, number, list(range(PAGES))) == PAGES
+        assert local_daemon("check").code == 0
 
 
 class Shrinking:

@@ -67,19 +67,24 @@ def kill(daemon: Daemon) -> None:
         time.sleep(0.01)
 
 
-def start_on_another_boot(directory: Path) -> Daemon:
-    """Under another boot's id, by a mount that this daemon alone sees."""
-    directory.with_suffix(".boot").write_text("00000000-1111-2222-3333-444444444444\n")
+def start_with(directory: Path, mounts: dict[str, Path]) -> Daemon:
+    """With other files or directories in these places, which this daemon alone sees."""
     options = "-m" if os.geteuid() == 0 else "-rm"
-    script = 'mount --bind "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@"'
+    script = "".join(f"mount --bind '{source}' {over} && " for over, source in mounts.items()) + 'exec "$@"'
     command = [str(program("host", "zcached")), "run", "--dir", str(directory), "--detach"]
     done = subprocess.run(
-        ["unshare", options, "sh", "-c", script, "sh", str(directory.with_suffix(".boot")), *command],
+        ["unshare", options, "sh", "-c", script, "sh", *command],
         capture_output=True, text=True, timeout=SECONDS, check=True,
     )  # fmt: skip
     ready = re.fullmatch(r"ready pid=(\d+) version=\S+\n", done.stdout)
     assert ready
     return Daemon(directory, program("host", "zcached"), int(ready[1]))
+
+
+def start_on_another_boot(directory: Path) -> Daemon:
+    """Under another boot's id."""
+    directory.with_suffix(".boot").write_text("00000000-1111-2222-3333-444444444444\n")
+    return start_with(directory, {"/proc/sys/kernel/random/boot_id": directory.with_suffix(".boot")})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -295,3 +300,26 @@ def test_a_writeback_budget_is_kept(host_daemon: Daemon, tmp_path: Path) -> None
     assert host_daemon.ask("set pools/swap/writeback all") == "OK 0\n"
     assert stat(host_daemon, f"{stats}/writeback_errors") == 0
     assert missing(host_daemon, pool, 4000) == set()
+
+
+def test_when_memory_is_short_pages_go_to_the_store(tmp_path: Path) -> None:
+    """In which there is no PSI, by a fake meminfo."""
+    meminfo, nothing = tmp_path / "meminfo", tmp_path / "nothing"
+    meminfo.write_text("MemTotal: 1048576 kB\nMemAvailable: 900000 kB\n")
+    nothing.mkdir()
+    one = start_with(tmp_path / "run", {"/proc/meminfo": meminfo, "/proc/pressure": nothing})
+    pool = one.pool("swap")
+    assert backing(one, tmp_path / "store") == "OK 0\n"
+    fill(one, pool)
+    assert one.ask("get stats/pressure_source") == "OK 8\nmeminfo\n"
+    assert stat(one, "stats/pressures") == 0
+    meminfo.write_text("MemTotal: 1048576 kB\nMemAvailable: 9000 kB\n")
+    for _ in range(600):
+        if stat(one, "pools/swap/stats/writeback_pressure"):
+            break
+        time.sleep(0.1)
+    written = stat(one, "stats/writeback_pressure")
+    assert 0 < written <= stat(one, "stats/written_pages") + 10
+    assert stat(one, "stats/writeback_pressure_frames") > 0
+    assert missing(one, pool) == set()
+    one.stop()

@@ -358,6 +358,9 @@ def test_when_memory_is_short_backed_pools_give_frames_after_ephemeral_ones(tmp_
         for pool in ("e", "q", "p"):
             driver.ask("bulk", pool, 1, 0, 1000, 2000)
         frames = driver.stats("p")["frames"]
+        driver.ask("set", "pressure_shrink_percent", 0)
+        driver.ask("pressure")
+        assert driver.stats("p")["written_pages"] == driver.stats("e")["reclaimed_zpages"] == 0
         driver.ask("set", "pressure_shrink_percent", 20)
         driver.ask("pressure")
         stats = driver.stats("p")

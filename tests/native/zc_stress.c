@@ -5,8 +5,8 @@
  * change, pools are compacted, the coldest frames reclaimed, or written to stores in DIR that are a
  * little larger than what is live in them, counters read, everything checked. Each
  * page says its key and version, so a get that finds another page's bytes, or torn ones, is seen; of its
- * own pool a thread knows every page that must be there, and its version. Prints one line and ends with
- * 0, or says what broke.
+ * own pool a thread knows every page that must be there, and its version. Prints what was done and ends
+ * with 0, or says what broke.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -18,6 +18,7 @@
 #include <zcache/store.h>
 
 #include "base/base.h"
+#include "store/limit.h"
 #include "store/pool.h"
 
 #define OBJECTS 4
@@ -247,21 +248,36 @@ static void reclaim_some(struct worker *worker, zc_pool *pool, size_t size)
         broken("reclaim failed");
 }
 
-/* Other threads' own pools too, where they know every page. */
-static void write_back(struct worker *worker)
+static void write_frames(struct worker *worker, zc_pool *pool)
 {
-    static const char *const names[] = {"pbo1", "pzo3", "pbshared", "pzshared"};
     struct zc_written_back done;
-    zc_pool *pool;
-
-    if (zc_pool_find(worker->store, names[next(worker) % 4], &pool) != 0)
-        return;
     int error = zc_pool_writeback(pool, 1 + next(worker) % 64, &done);
-    zc_pool_release(pool);
 
     if (error && error != -ENOENT && error != -ENXIO && error != -ENOSPC)
         broken("writeback failed");
     worker->written += done.pages;
+}
+
+/* Other threads' own pools too, where they know every page; and what makes the keeper do so. */
+static void write_back(struct worker *worker)
+{
+    static const char *const names[] = {"pbo1", "pzo3", "pbshared", "pzshared"};
+    zc_pool *pool;
+
+    if (zc_pool_find(worker->store, names[next(worker) % 4], &pool) != 0)
+        return;
+    switch (next(worker) % 4) {
+    case 0:
+        zc_limit_relieve(worker->store);
+        break;
+    case 1:
+        zc_pool_set_param(pool, "writeback_after", next(worker) % 4 ? "1" : "0");
+        zc_debug_age(worker->store, 2);
+        break;
+    default:
+        write_frames(worker, pool);
+    }
+    zc_pool_release(pool);
 }
 
 static void recompress(struct worker *worker, zc_pool *pool)
@@ -358,6 +374,11 @@ static void check_end(zc_store *store, const struct worker *workers, unsigned th
     zc_pool *pool;
 
     check_all(store);
+    zc_store_get_stats(store, &stats);
+    printf("by itself: %" PRIu64 " pages at the limit, %" PRIu64 " under pressure, %" PRIu64
+           " idle\n",
+           stats.written_back[ZC_WRITEBACK_LIMIT], stats.written_back[ZC_WRITEBACK_PRESSURE],
+           stats.written_back[ZC_WRITEBACK_IDLE]);
     for (unsigned i = 0; i < threads + SHARED; i++) {
         const char *name = i < threads ? workers[i].own : shared[i - threads];
         if (zc_pool_find(store, name, &pool) != 0)
