@@ -17,7 +17,7 @@
 
 #define GETS 20000u
 
-static const unsigned lengths[] = {1, 2, 4, 8, 16}, levels[] = {1, 3, 6};
+static const unsigned lengths[] = {1, 2, 4, 8, 16}, levels[] = {3, 6, 9};
 
 /* A pool with all pages in it, in a store of its own. */
 struct side {

@@ -7,9 +7,9 @@ from bench.measure import Facts
 
 from .table import ms, percent, table, times, us
 
-COLD_LEVEL, COLD_EXTENT = 6, 4
+COLD_LEVEL, COLD_EXTENT = 9, 8
 """The defaults of cold_codec and cold_extent."""
-COLD_LEVELS = (1, 3, 6)
+COLD_LEVELS = (3, 6, 9)
 
 THREADS = """
 ## Two threads

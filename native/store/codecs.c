@@ -22,7 +22,7 @@ static struct zc_dictionary *find_dictionary(void *store, uint32_t id)
 int zc_codecs_check(zc_store *store, const char *spec, struct zc_text *why)
 {
     struct zc_codec *codec;
-    int error = zc_codec_create(spec, store->page_size, find_dictionary, store, &codec, why);
+    int error = zc_codec_create(spec, store->page_size, 1, find_dictionary, store, &codec, why);
 
     if (!error)
         zc_codec_destroy(codec);
@@ -32,7 +32,7 @@ int zc_codecs_check(zc_store *store, const char *spec, struct zc_text *why)
 static int codec_new(zc_pool *pool, const char *spec, unsigned pages, struct zc_codec **codec,
                      struct zc_text *why)
 {
-    int error = zc_codec_create(spec, pages * pool->store->page_size, find_dictionary, pool->store,
+    int error = zc_codec_create(spec, pool->store->page_size, pages, find_dictionary, pool->store,
                                 codec, why);
 
     if (!error)

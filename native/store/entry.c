@@ -219,21 +219,22 @@ static void fill(void *page, size_t page_size, uint64_t word)
         memcpy(bytes + i, &word, sizeof(word));
 }
 
+/* The first `upto` bytes of the page, or run of pages, at least. */
 static int decompress(struct zc_reader *reader, unsigned number, const void *bytes, size_t size,
-                      void *page)
+                      void *page, size_t upto)
 {
     zc_pool *pool = reader->pool;
     const struct zc_codec *codec = zc_codecs_at(&pool->codecs, number);
     struct zc_decompressor *mine = reader->decompressor;
 
     if (!codec->decompressor_size)
-        return zc_decompress(codec, NULL, bytes, size, page);
+        return zc_decompress_some(codec, NULL, bytes, size, page, upto);
     if (mine && mine->kind != codec->kind) {
         zc_decompressor_give(pool, mine);
         mine = NULL;
     }
     reader->decompressor = mine = mine ? mine : zc_decompressor_take(pool, codec);
-    return mine ? zc_decompress(codec, mine->state, bytes, size, page) : -ENOMEM;
+    return mine ? zc_decompress_some(codec, mine->state, bytes, size, page, upto) : -ENOMEM;
 }
 
 /* Room for an extent's pages and its bytes. */
@@ -250,12 +251,16 @@ static char *unpacked_room(struct zc_reader *reader, unsigned pages)
     return reader->unpacked ? reader->unpacked->bytes : NULL;
 }
 
+/* Where the entry's page is in its run. */
+static size_t offset_of(const struct zc_reader *reader, const struct zc_entry *entry)
+{
+    return (entry->index & (zc_entry_pages(entry) - 1)) * reader->pool->store->page_size;
+}
+
 static void copy_member(const struct zc_reader *reader, const struct zc_entry *entry, void *page)
 {
-    size_t page_size = reader->pool->store->page_size;
-    size_t at = entry->index & (zc_entry_pages(entry) - 1);
-
-    memcpy(page, reader->unpacked->bytes + at * page_size, page_size);
+    memcpy(page, reader->unpacked->bytes + offset_of(reader, entry),
+           reader->pool->store->page_size);
 }
 
 /* A page of an extent whose bytes are somewhere else than in memory. */
@@ -267,37 +272,68 @@ static int load_member(struct zc_reader *reader, const struct zc_entry *entry, c
         return -ENOMEM;
 
     reader->unpacked_word = 0;
-    int error = decompress(reader, entry->codec, bytes, entry->size, room);
+    int error = decompress(reader, entry->codec, bytes, entry->size, room,
+                           offset_of(reader, entry) + reader->pool->store->page_size);
     if (!error)
         copy_member(reader, entry, page);
     return error;
 }
 
-/* Neighbours are often asked for together: the pages of the last extent are kept. */
+/* The bytes of an extent to behind the room for its pages, of which none is there yet. */
+static int fetch_extent(struct zc_reader *reader, const struct zc_extent *extent, zc_handle word)
+{
+    unsigned pages = 1u << extent->span;
+    char *room = unpacked_room(reader, pages);
+    if (!room)
+        return -ENOMEM;
+
+    reader->unpacked_word = 0;
+    int error = zc_extent_read(reader->pool, extent, room + pages * reader->pool->store->page_size);
+    if (error)
+        return error;
+    reader->unpacked_word = word;
+    reader->unpacked_size = extent->size;
+    reader->unpacked_pages = pages;
+    reader->unpacked_upto = 0;
+    return 0;
+}
+
+/* Neighbours are often asked for together: an extent's pages are kept, and when a second look finds that more
+ * of them are needed all are unpacked. */
+static int unpack(struct zc_reader *reader, const struct zc_shard *shard,
+                  const struct zc_entry *entry, size_t upto)
+{
+    size_t all = zc_entry_pages(entry) * reader->pool->store->page_size;
+    zc_handle word = zc_entry_handle(entry);
+    int error = 0;
+
+    if (reader->unpacked_word != word)
+        error = fetch_extent(reader, zc_extent_at(shard, word), word);
+    else if (reader->unpacked_upto < upto)
+        upto = all;
+    if (error || reader->unpacked_upto >= upto)
+        return error;
+    char *room = reader->unpacked->bytes;
+    error = decompress(reader, entry->codec, room + all, reader->unpacked_size, room, upto);
+    reader->unpacked_upto = error ? 0 : upto;
+    return error;
+}
+
 static int load_cold(struct zc_reader *reader, const struct zc_shard *shard,
                      const struct zc_entry *entry, void *page)
 {
-    const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
-    unsigned pages = zc_entry_pages(entry);
-    size_t page_size = reader->pool->store->page_size;
+    int error =
+        unpack(reader, shard, entry, offset_of(reader, entry) + reader->pool->store->page_size);
 
-    if (reader->unpacked_word != zc_entry_handle(entry)) {
-        char *room = unpacked_room(reader, pages);
-        if (!room)
-            return -ENOMEM;
-        char *bytes = room + pages * page_size;
-        reader->unpacked_word = 0;
-        int error = zc_extent_read(reader->pool, extent, bytes);
-        if (!error)
-            error = decompress(reader, entry->codec, bytes, extent->size, room);
-        if (error)
-            return error;
-        reader->unpacked_word = zc_entry_handle(entry);
-        reader->unpacked_size = extent->size;
-        reader->unpacked_pages = pages;
-    }
-    copy_member(reader, entry, page);
-    return 0;
+    if (!error)
+        copy_member(reader, entry, page);
+    return error;
+}
+
+int zc_reader_unpack(struct zc_reader *reader, const struct zc_shard *shard,
+                     const struct zc_entry *entry)
+{
+    return unpack(reader, shard, entry, zc_entry_pages(entry) * reader->pool->store->page_size);
 }
 
 bool zc_reader_has(const struct zc_reader *reader, const struct zc_extent *extent)
@@ -350,7 +386,7 @@ static int load_written(struct zc_reader *reader, const struct zc_entry *entry, 
     }
     if (zc_entry_pages(entry) > 1)
         return load_member(reader, entry, reader->record, page);
-    return decompress(reader, entry->codec, reader->record, entry->size, page);
+    return decompress(reader, entry->codec, reader->record, entry->size, page, page_size);
 }
 
 int zc_entry_load(struct zc_reader *reader, const struct zc_shard *shard,
@@ -374,7 +410,7 @@ int zc_entry_load(struct zc_reader *reader, const struct zc_shard *shard,
         memcpy(page, zpage.bytes, page_size);
         return 0;
     }
-    return decompress(reader, entry->codec, zpage.bytes, entry->size, page);
+    return decompress(reader, entry->codec, zpage.bytes, entry->size, page, page_size);
 }
 
 void zc_reader_end(struct zc_reader *reader)

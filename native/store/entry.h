@@ -122,6 +122,7 @@ struct zc_reader {
     struct zc_room *unpacked; /* an extent's pages, and behind them its bytes; NULL: not lent */
     zc_handle unpacked_word;  /* of which extent, until its shard is unlocked; 0: of none */
     size_t unpacked_size;     /* bytes of the extent */
+    size_t unpacked_upto;     /* bytes of its pages that are there */
     unsigned unpacked_pages;
     void *room; /* for a record of a written page */
     size_t room_size;
@@ -141,6 +142,9 @@ static inline void zc_reader_unlocked(struct zc_reader *reader)
 {
     reader->unpacked_word = 0;
 }
+/* All pages of an extent, of which the entry is one, for zc_cold_warm(). As zc_entry_load(). */
+int zc_reader_unpack(struct zc_reader *reader, const struct zc_shard *shard,
+                     const struct zc_entry *entry);
 /* Are the bytes of the extent those that were unpacked last? */
 bool zc_reader_has(const struct zc_reader *reader, const struct zc_extent *extent);
 void zc_reader_end(struct zc_reader *reader);

@@ -86,13 +86,15 @@ static void warm_all(struct gets *gets, const struct zc_key *key, const struct z
     const struct zc_extent *extent = zc_extent_at(gets->locked, zc_entry_handle(entry));
     struct zc_key first = {.object = key->object, .index = extent->first};
     uint16_t live = extent->live;
+    bool is_unpacked = zc_reader_unpack(&gets->reader, gets->locked, entry) == 0;
 
     if (gets->takes_away) {
         zc_entry_take_out(gets->pool, gets->locked, key->object, entry);
         live &= (uint16_t)~(1u << (key->index - first.index));
     }
     unlock(gets);
-    zc_cold_warm(&gets->reader, &first, live);
+    if (is_unpacked)
+        zc_cold_warm(&gets->reader, &first, live);
 }
 
 static int get_one(struct gets *gets, size_t i, void *page)
