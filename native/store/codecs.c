@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/large.h"
 #include "store/pool.h"
 #include "store/store.h"
 
@@ -12,6 +13,22 @@ static void charge(zc_pool *pool, ptrdiff_t bytes)
 {
     atomic_fetch_add_explicit(&pool->metadata_bytes, (size_t)bytes, memory_order_relaxed);
     zc_frames_charge(pool->store->frames, bytes);
+}
+
+/* The memory of what compresses or decompresses. */
+static void *state_new(zc_pool *pool, size_t size)
+{
+    void *state = zc_large_get(size);
+
+    if (state)
+        charge(pool, (ptrdiff_t)zc_large_bytes(size));
+    return state;
+}
+
+static void state_free(zc_pool *pool, void *state, size_t size)
+{
+    charge(pool, -(ptrdiff_t)zc_large_bytes(size));
+    zc_large_put(state, size);
 }
 
 static struct zc_dictionary *find_dictionary(void *store, uint32_t id)
@@ -52,8 +69,7 @@ static void number_free(zc_pool *pool, unsigned number)
 
     for (; compressor; compressor = next) {
         next = compressor->next;
-        charge(pool, -(ptrdiff_t)compressor->size);
-        free(compressor);
+        state_free(pool, compressor, compressor->size);
     }
     codec_free(pool, pool->codecs.by_number[number].codec);
     memset(&pool->codecs.by_number[number], 0, sizeof(pool->codecs.by_number[number]));
@@ -76,8 +92,7 @@ void zc_codecs_fini(zc_pool *pool)
 
     for (; decompressor; decompressor = next) {
         next = decompressor->next;
-        charge(pool, -(ptrdiff_t)decompressor->size);
-        free(decompressor);
+        state_free(pool, decompressor, decompressor->size);
     }
     for (unsigned i = 0; i < ZC_POOL_CODECS; i++) {
         if (pool->codecs.by_number[i].codec)
@@ -197,7 +212,7 @@ static struct zc_compressor *compressor_new(zc_pool *pool, unsigned number)
 {
     const struct zc_codec *codec = zc_codecs_at(&pool->codecs, number);
     size_t size = sizeof(struct zc_compressor) + codec->compressor_size + 2 * codec->bound;
-    struct zc_compressor *compressor = calloc(1, size);
+    struct zc_compressor *compressor = state_new(pool, size);
     if (!compressor)
         return NULL;
 
@@ -207,7 +222,6 @@ static struct zc_compressor *compressor_new(zc_pool *pool, unsigned number)
     compressor->zpage[0] = compressor->state + codec->compressor_size;
     compressor->zpage[1] = compressor->zpage[0] + codec->bound;
     zc_compressor_init(codec, compressor->state);
-    charge(pool, (ptrdiff_t)size);
     return compressor;
 }
 
@@ -254,13 +268,12 @@ struct zc_decompressor *zc_decompressor_take(zc_pool *pool, const struct zc_code
         return found;
 
     size_t size = sizeof(*found) + codec->decompressor_size;
-    found = calloc(1, size);
+    found = state_new(pool, size);
     if (!found)
         return NULL;
     found->kind = codec->kind;
     found->size = size;
     zc_decompressor_init(codec, found->state);
-    charge(pool, (ptrdiff_t)size);
     return found;
 }
 
