@@ -19,7 +19,8 @@ static ptrdiff_t own_bytes(const struct zc_backing *backing)
 {
     size_t segments = backing->segments ? (size_t)backing->geometry.count : 0;
 
-    return (ptrdiff_t)(sizeof(*backing) + segments * sizeof(*backing->segments));
+    return (ptrdiff_t)(sizeof(*backing) + segments * sizeof(*backing->segments) +
+                       backing->owed.len);
 }
 
 static void destroy(struct zc_backing *backing)

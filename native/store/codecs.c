@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/large.h"
 #include "store/pool.h"
 #include "store/store.h"
 
@@ -12,6 +13,22 @@ static void charge(zc_pool *pool, ptrdiff_t bytes)
 {
     atomic_fetch_add_explicit(&pool->metadata_bytes, (size_t)bytes, memory_order_relaxed);
     zc_frames_charge(pool->store->frames, bytes);
+}
+
+/* The memory of what compresses or decompresses. */
+static void *state_new(zc_pool *pool, size_t size)
+{
+    void *state = zc_large_get(size);
+
+    if (state)
+        charge(pool, (ptrdiff_t)zc_large_bytes(size));
+    return state;
+}
+
+static void state_free(zc_pool *pool, void *state, size_t size)
+{
+    charge(pool, -(ptrdiff_t)zc_large_bytes(size));
+    zc_large_put(state, size);
 }
 
 static struct zc_dictionary *find_dictionary(void *store, uint32_t id)
@@ -76,13 +93,11 @@ void zc_codecs_fini(zc_pool *pool)
 
     for (; decompressor; decompressor = next) {
         next = decompressor->next;
-        charge(pool, -(ptrdiff_t)decompressor->size);
-        free(decompressor);
+        state_free(pool, decompressor, decompressor->size);
     }
     for (struct zc_room *room = pool->codecs.rooms, *after; room; room = after) {
         after = room->next;
-        charge(pool, -(ptrdiff_t)(sizeof(*room) + room->size));
-        free(room);
+        state_free(pool, room, sizeof(*room) + room->size);
     }
     for (unsigned i = 0; i < ZC_POOL_CODECS; i++) {
         if (pool->codecs.by_number[i].codec)
@@ -203,7 +218,7 @@ struct zc_compressor *zc_compressor_new(zc_pool *pool, unsigned number)
 {
     const struct zc_codec *codec = zc_codecs_at(&pool->codecs, number);
     size_t size = sizeof(struct zc_compressor) + codec->compressor_size + 2 * codec->bound;
-    struct zc_compressor *compressor = calloc(1, size);
+    struct zc_compressor *compressor = state_new(pool, size);
     if (!compressor)
         return NULL;
 
@@ -213,14 +228,12 @@ struct zc_compressor *zc_compressor_new(zc_pool *pool, unsigned number)
     compressor->zpage[0] = compressor->state + codec->compressor_size;
     compressor->zpage[1] = compressor->zpage[0] + codec->bound;
     zc_compressor_init(codec, compressor->state);
-    charge(pool, (ptrdiff_t)size);
     return compressor;
 }
 
 void zc_compressor_free(zc_pool *pool, struct zc_compressor *compressor)
 {
-    charge(pool, -(ptrdiff_t)compressor->size);
-    free(compressor);
+    state_free(pool, compressor, compressor->size);
 }
 
 struct zc_compressor *zc_compressor_take(zc_pool *pool)
@@ -266,13 +279,12 @@ struct zc_decompressor *zc_decompressor_take(zc_pool *pool, const struct zc_code
         return found;
 
     size_t size = sizeof(*found) + codec->decompressor_size;
-    found = calloc(1, size);
+    found = state_new(pool, size);
     if (!found)
         return NULL;
     found->kind = codec->kind;
     found->size = size;
     zc_decompressor_init(codec, found->state);
-    charge(pool, (ptrdiff_t)size);
     return found;
 }
 
@@ -297,11 +309,9 @@ struct zc_room *zc_room_take(zc_pool *pool, size_t size)
     if (found)
         return found;
 
-    found = malloc(sizeof(*found) + size);
-    if (!found)
-        return NULL;
-    found->size = size;
-    charge(pool, (ptrdiff_t)(sizeof(*found) + size));
+    found = state_new(pool, sizeof(*found) + size);
+    if (found)
+        found->size = size;
     return found;
 }
 

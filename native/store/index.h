@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "base/table.h"
+#include "frame/frame.h"
 
 enum zc_entry_kind {
     ZC_ENTRY_EMPTY,   /* no entry; in the leaf's own use */
@@ -47,15 +48,16 @@ struct zc_entry {
 };
 
 struct zc_index {
+    struct zc_frames *frames; /* where the leaves come from */
     uint64_t secret;
     struct zc_table objects;
     uint32_t *buckets; /* numbers of objects, by object id, chained */
     size_t bucket_count;
-    size_t heap;  /* bytes of leaves, directories and buckets */
-    size_t bytes; /* of everything allocated here */
+    size_t heap, pieces; /* bytes of directories and buckets; of leaves */
+    size_t bytes;        /* of everything allocated here */
 };
 
-void zc_index_init(struct zc_index *index, uint64_t secret);
+void zc_index_init(struct zc_index *index, struct zc_frames *frames, uint64_t secret);
 
 /* NULL: not there. */
 struct zc_entry *zc_index_find(const struct zc_index *index, uint64_t object, uint32_t i);

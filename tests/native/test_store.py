@@ -134,13 +134,13 @@ def test_used_bytes_agrees_with_the_os(page_size: int) -> None:
 
 @pytest.mark.parametrize("page_size", [4096, 65536])
 def test_random_indexes_cost_little_metadata(page_size: int) -> None:
-    """Of index and frames; what a put needs while it runs is there before."""
+    """Of index, its holes, and frames; what a put needs while it runs is there before."""
     with Driver("host", page_size, 8 * 1024 * MIB) as driver:
         driver.ask("pool", "p", "persistent")
         driver.ask("put", "p", 0, 0, "rand:1:64")
         before = driver.totals()["metadata_bytes"]
         driver.ask("bulk", "p", 1, 0, 20000, 64)
-        assert (driver.totals()["metadata_bytes"] - before) / 20000 <= 48
+        assert (driver.totals()["metadata_bytes"] - before) / 20000 <= 52
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -159,7 +159,8 @@ def test_frames_given_back_out_of_the_middle_of_a_run_come_again(config: str, co
         driver.ask("bulk", "p", 3, 0, count, 1900)
         again = driver.totals()
         assert again["frames"] == full["frames"]
-        assert again["metadata_bytes"] <= full["metadata_bytes"] * 1.05
+        holes = 64 << 10  # of the index; what was put one way and the other leaves other leaves
+        assert again["metadata_bytes"] <= full["metadata_bytes"] * 1.05 + holes
         for turn in (2, 3):
             for i in range(0, count, 97):
                 page = f"page {crc(f'rand:{i}:1900', 4096)}"
