@@ -37,7 +37,7 @@ RECLAIM = """
 
 `zc_bench reclaim`: an ephemeral pool holds the corpus; a random fifth of its pages, the hot ones, were got since they
 were put; then a quarter of its frames is asked for, one at a time, and the coldest go. *Lost*: of the hot pages, and of
-the others. Pages left are given for each frame left.
+the others. Pages left are given for each frame left. *At random*: another such pool loses as many zpages, any of them.
 
 """
 
@@ -176,7 +176,8 @@ def reclaim(facts: Facts) -> str:
     for allocator, corpora in facts["reclaim"].items():
         for corpus, f in corpora.items():
             left = f["hot"] + f["cold"] - f["zpages"]
-            row = [corpus, allocator, f["frames"], f["freed"], f"{f['zpages'] / f['freed']:.1f}", us(f["frame_ns"])]
+            row = [corpus, allocator, f["frames"], f["freed"]]
+            row += [*(times(f[frames] / f["zpages"]) for frames in ("freed", "random_freed")), us(f["frame_ns"])]
             row += [percent(f["hot_lost"], f["hot"]), percent(f["cold_lost"], f["cold"])]
             rows.append([*row, times(left / (f["frames"] - f["freed"]))])
     heads = [
@@ -184,7 +185,8 @@ def reclaim(facts: Facts) -> str:
         "",
         "frames",
         "freed",
-        "zpages a frame",
+        "frames a zpage",
+        "at random",
         "µs a frame",
         "hot lost",
         "others lost",
