@@ -89,7 +89,9 @@ def backing(file: Path) -> Facts:
     """Medians, and our speed's ratio to fio's."""
     say(f"{file.stem}: a backing store beside fio")
     facts = measure("backing", file, device=STORE, rounds=FEW_ROUNDS)
-    return medians(facts) | {f"{who}_ratio": ratio(facts[f"{who}_mbs"], facts["fio_mbs"]) for who in ("one", "two")}
+    return medians(facts) | {
+        f"{who}_ratio": ratio(facts[f"{who}_mbs"], facts["fio_mbs"]) for who in ("one", "two", *ALLOCATORS)
+    }
 
 
 def cold(file: Path) -> Facts:

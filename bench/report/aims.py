@@ -105,8 +105,10 @@ def memory(facts: Facts) -> list[Aim]:
         for corpus, f in backing.items()
         for what, when in (("filling", "filling"), ("again", "half freed"))
     }
-    speed = {corpus: f["two_ratio"] for corpus, f in backing.items()}
+    batches = {corpus: f["two_ratio"] for corpus, f in backing.items()}
+    speed = {f"{corpus}, {who}": f[f"{who}_ratio"] for corpus, f in backing.items() for who in ("zbud", "zsmalloc")}
     return [
+        Aim("speed of batches written, of fio's", 0.8, batches, 0.9, at_least=True),
         Aim("speed of writeback, of fio's", 0.8, speed, 0.9, at_least=True),
         Aim("bytes written a byte evicted, cleaning apart", 1.05, written),
         Aim("index and metadata a page, bytes", 40, metadata, 32),

@@ -37,7 +37,7 @@ RECLAIM = """
 
 `zc_bench reclaim`: an ephemeral pool holds the corpus; a random fifth of its pages, the hot ones, were got since they
 were put; then a quarter of its frames is asked for, one at a time, and the coldest go. *Lost*: of the hot pages, and of
-the others. Pages left are given for each frame left.
+the others. Pages left are given for each frame left. *At random*: another such pool loses as many zpages, any of them.
 
 """
 
@@ -46,8 +46,9 @@ BACKING = """
 
 `zc_bench backing`, {few_rounds} rounds: zpages that were compressed before, into a packed backing store of
 {store_mib} MiB, in batches of 1 MiB, beside `fio` (psync) on the same file with the same block size, {direct}. *One*
-thread fills a batch, then writes it; of *two*, one fills while the other writes. Speed is that of the zpages' bytes
-alone. Aim: two at least 0.8 of fio. *Read*: one zpage, at random.
+thread fills a batch, then writes it; of *two*, one fills while the other writes. *zbud*, *zsmalloc*: writeback of a
+pool that has as many, where each zpage is found, verified and copied first, and its frame goes to the OS in the end.
+Speed is that of the zpages' bytes alone. Aim: at least 0.8 of fio. *Read*: one zpage, at random.
 
 What is written in all for each byte of zpages evicted: while the store was *filled*; and *again*, after a random half
 was freed, for three quarters as many. Aim: at most 1.05. *Cleaned* comes on top: what cleaning wrote for the latter.
@@ -176,7 +177,8 @@ def reclaim(facts: Facts) -> str:
     for allocator, corpora in facts["reclaim"].items():
         for corpus, f in corpora.items():
             left = f["hot"] + f["cold"] - f["zpages"]
-            row = [corpus, allocator, f["frames"], f["freed"], f"{f['zpages'] / f['freed']:.1f}", us(f["frame_ns"])]
+            row = [corpus, allocator, f["frames"], f["freed"]]
+            row += [*(times(f[frames] / f["zpages"]) for frames in ("freed", "random_freed")), us(f["frame_ns"])]
             row += [percent(f["hot_lost"], f["hot"]), percent(f["cold_lost"], f["cold"])]
             rows.append([*row, times(left / (f["frames"] - f["freed"]))])
     heads = [
@@ -184,7 +186,8 @@ def reclaim(facts: Facts) -> str:
         "",
         "frames",
         "freed",
-        "zpages a frame",
+        "frames a zpage",
+        "at random",
         "µs a frame",
         "hot lost",
         "others lost",
@@ -194,14 +197,18 @@ def reclaim(facts: Facts) -> str:
 
 
 def backing(facts: Facts) -> str:
+    ways = ("one", "two", "zbud", "zsmalloc")
     rows = []
     for corpus, f in facts["backing"].items():
-        row = [corpus, *(f"{f[f'{who}_mbs']:.0f}" for who in ("fio", "one")), times(f["one_ratio"])]
-        row += [f"{f['two_mbs']:.0f}", times(f["two_ratio"]), us(f["read_ns"])]
+        row: list[object] = [corpus, f"{f['fio_mbs']:.0f}"]
+        for who in ways:
+            row += [f"{f[f'{who}_mbs']:.0f}", times(f[f"{who}_ratio"])]
+        row.append(us(f["read_ns"]))
         rows.append([*row, *(f"{f[what]:.3f}" for what in ("filling_written", "again_written", "cleaned"))])
     one = next(iter(facts["backing"].values()))
     direct = "O_DIRECT both" if one["is_direct"] else "without O_DIRECT, which the file system does not have"
-    heads = ["corpus", "fio, MB/s", "one", "ratio", "two", "ratio", "read, µs", "filled", "again", "cleaned"]
+    heads = ["corpus", "fio, MB/s", *(head for who in ways for head in (who, "ratio"))]
+    heads += ["read, µs", "filled", "again", "cleaned"]
     return BACKING.format(**facts, store_mib=one["store_bytes"] >> 20, direct=direct) + table(heads, rows)
 
 

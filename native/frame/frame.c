@@ -390,11 +390,19 @@ static bool refill_extent(struct zc_frames *frames, size_t count, size_t most)
     return resident;
 }
 
+/* Are there fresh frames to be used before another huge run comes? A few are left to those who want a part of
+ * an extent: for each of these a run of small pages would come, and all of it be used. */
+static bool has_fresh(const struct zc_frames *frames, size_t count)
+{
+    return frames->fresh_runs.count > frames->taken / HUGE_SHARE &&
+           zc_shelf_may_have(&frames->fresh_runs, count);
+}
+
 /* Puts frames into the reserve, at least `count` adjacent ones; another thread may take them first.
  * False: over the budget, or the OS has none. */
 static bool refill(struct zc_frames *frames, size_t count)
 {
-    bool is_huge = wants_huge(frames) && !zc_shelf_may_have(&frames->fresh_runs, count) &&
+    bool is_huge = wants_huge(frames) && !has_fresh(frames, count) &&
                    used_bytes(frames) + frames->run_size + HEADROOM <= frames->budget;
 
     if (is_huge && refill_huge(frames))

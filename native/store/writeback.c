@@ -11,7 +11,7 @@
 #include "store/idle.h"
 
 #define FLIGHTS 1024u   /* records of a batch, at most */
-#define UNITS 256u      /* frames or zspages isolated for a batch, at most */
+#define UNITS 1024u     /* frames or zspages isolated for a batch, at most */
 #define CLEAN_SHARE 16u /* of a full store's segments, this part is cleaned at a time */
 #define DAY_NS 86400e9
 #define DELAY_MIN_NS ZC_SECOND_NS /* after an error, until it is tried again; doubled each time */
@@ -28,11 +28,21 @@ struct flight {
     struct zc_record record;
 };
 
+/* What is written at one time. */
+struct load {
+    struct zc_batch *batch;
+    size_t copied; /* units in units[], copied as a whole */
+    size_t count;  /* of flights[] and places[] */
+    size_t bytes;  /* of the zpages that they were */
+    uint32_t units[UNITS];
+    struct flight flights[FLIGHTS];
+    zc_place places[FLIGHTS];
+};
+
 /* Of writeback. */
 struct round {
     zc_pool *pool;
     struct zc_backing *store;
-    struct zc_batch *batch;
     bool is_in_place;
     struct zc_reader reader;
     struct zc_written_back sums;
@@ -40,13 +50,9 @@ struct round {
 
     uint32_t unit; /* isolated, its zpages up to `at` are copied; 0: none */
     zc_handle at;
-    size_t tries;  /* units that may be isolated still */
-    size_t copied; /* units in units[], copied as a whole */
-    size_t count;  /* of flights[] and places[] */
-    size_t bytes;  /* of the zpages that they were */
-    uint32_t units[UNITS];
-    struct flight flights[FLIGHTS];
-    zc_place places[FLIGHTS];
+    size_t tries; /* units that may be isolated still */
+    /* One is filled while the other, if there is one under way, is written. */
+    struct load loads[2], *load, *under_way;
 };
 
 /* ---- a page ---- */
@@ -105,14 +111,15 @@ static bool copy(struct round *round, const struct zc_shard *shard, const struct
 static int add(struct round *round, struct zc_shard *shard, uint64_t owner, uint64_t object,
                const struct zc_entry *entry)
 {
-    struct flight *flight = &round->flights[round->count];
+    struct load *load = round->load;
+    struct flight *flight = &load->flights[load->count];
     void *bytes;
 
-    if (round->count == FLIGHTS)
+    if (load->count == FLIGHTS)
         return -EAGAIN;
     if (!describe(round, shard, object, entry, &flight->record))
         return 0;
-    int error = zc_batch_add(round->batch, &flight->record, &bytes);
+    int error = zc_batch_add(load->batch, &flight->record, &bytes);
     if (error == -EINVAL || error == -ERANGE)
         return 0; /* in place, a page that has no place there */
     if (error)
@@ -122,8 +129,8 @@ static int add(struct round *round, struct zc_shard *shard, uint64_t owner, uint
     flight->entry = *entry;
     if (!copy(round, shard, entry, bytes))
         flight->entry.kind = ZC_ENTRY_EMPTY;
-    round->bytes += entry->size;
-    round->count++;
+    load->bytes += entry->size;
+    load->count++;
     return 0;
 }
 
@@ -207,50 +214,83 @@ static void land(struct round *round, const struct flight *flight, zc_place plac
     round->sums.pages++;
 }
 
-/* ---- a batch ---- */
+/* ---- a load ---- */
 
-static size_t release_units(struct round *round)
+static size_t release_units(struct round *round, struct load *load)
 {
     const struct zc_tier *tier = &round->tier;
     size_t freed = 0;
 
-    for (size_t i = 0; i < round->copied; i++)
-        freed += tier->ops->release(tier->alloc, round->units[i]);
-    round->copied = 0;
+    for (size_t i = 0; i < load->copied; i++)
+        freed += tier->ops->release(tier->alloc, load->units[i]);
+    load->copied = 0;
     return freed;
 }
 
 /* What was copied is written. 0, or -errno: pages may still be in memory. */
-static int write_batch(struct round *round)
+static int finish(struct round *round, struct load *load)
 {
     size_t before = zc_tier_frames(&round->tier);
-    int error = round->count ? zc_batch_commit(round->batch, round->places) : 0;
+    int error = load->count ? zc_batch_commit(load->batch, load->places) : 0;
 
-    if (!error && round->count) {
-        for (size_t i = 0; i < round->count; i++) {
-            const struct flight *flight = &round->flights[i];
+    if (!error && load->count) {
+        for (size_t i = 0; i < load->count; i++) {
+            const struct flight *flight = &load->flights[i];
             bool is_extent = zc_entry_is_cold(&flight->entry) && !round->is_in_place;
-            (is_extent ? land_extent : land)(round, flight, round->places[i]);
+            (is_extent ? land_extent : land)(round, flight, load->places[i]);
         }
-        error = zc_batch_settle(round->batch);
+        error = zc_batch_settle(load->batch);
     }
-    round->count = round->bytes = 0;
-    size_t freed = release_units(round), now = zc_tier_frames(&round->tier);
+    load->count = load->bytes = 0;
+    size_t freed = release_units(round, load), now = zc_tier_frames(&round->tier);
     if (round->tier.is_cold) /* an extent's other parts free frames elsewhere */
         freed = now < before ? before - now : 0;
     round->sums.frames += freed;
     return error;
 }
 
-static bool is_in_batch(const struct round *round, const struct zc_shard *shard, zc_handle extent)
+/* All that was copied is written; also when a part of it cannot be. */
+static int write_all(struct round *round)
 {
-    for (size_t i = round->count; i-- > 0;) {
-        const struct flight *flight = &round->flights[i];
+    struct load *under_way = round->under_way;
+    int error = under_way ? finish(round, under_way) : 0;
+
+    round->under_way = NULL;
+    int other = finish(round, round->load);
+    return error ? error : other;
+}
+
+/* The load is full: it is being written from now on, and the other one is to be filled. */
+static int pass_on(struct round *round)
+{
+    struct load *full = round->load, *next = &round->loads[full == round->loads];
+    int error = 0;
+
+    if (!next->batch && zc_batch_create(round->store, &next->batch) != 0)
+        return write_all(round);
+    if (round->under_way) /* that is the other one */
+        error = finish(round, round->under_way);
+    zc_batch_start(full->batch, full->places);
+    round->under_way = full;
+    round->load = next;
+    return error;
+}
+
+static bool has_extent(const struct load *load, const struct zc_shard *shard, zc_handle extent)
+{
+    for (size_t i = load->count; i-- > 0;) {
+        const struct flight *flight = &load->flights[i];
         if (flight->shard == shard && zc_entry_is_cold(&flight->entry) &&
             zc_entry_handle(&flight->entry) == extent)
             return true;
     }
     return false;
+}
+
+static bool is_in_batch(const struct round *round, const struct zc_shard *shard, zc_handle extent)
+{
+    return has_extent(&round->loads[0], shard, extent) ||
+           has_extent(&round->loads[1], shard, extent);
 }
 
 /* The extent of an entry whose shard is locked; in place, its pages one by one. */
@@ -303,19 +343,20 @@ static int copy_zpage(struct round *round, zc_handle handle, uint64_t owner)
 static int copy_unit(struct round *round)
 {
     const struct zc_tier *tier = &round->tier;
+    struct load *load = round->load;
     zc_handle handle;
     uint64_t owner;
 
     while (tier->ops->next(tier->alloc, round->unit, round->at, &handle, &owner)) {
-        size_t before = round->count;
+        size_t before = load->count;
         int error = (tier->is_cold ? copy_part : copy_zpage)(round, handle, owner);
         if (error)
             return error;
-        if (round->count == before)
+        if (load->count == before)
             tier->ops->touch(tier->alloc, handle, zc_pool_tick(round->pool));
         round->at = handle;
     }
-    round->units[round->copied++] = round->unit;
+    load->units[load->copied++] = round->unit;
     round->unit = 0;
     return 0;
 }
@@ -332,13 +373,20 @@ static bool isolate(struct round *round)
     return round->unit != 0;
 }
 
-/* Copies what is in the coldest frames, until it should be about `frames`. 0, or why the batch takes no
- * more. */
+/* About how many frames there will be once it is written. */
+static size_t due(const struct round *round, const struct load *load)
+{
+    return zc_max(load->copied, load->bytes / round->pool->store->page_size);
+}
+
+/* Copies what is in the coldest frames, until all in all it should be about `frames`. 0, or why the load
+ * takes no more. */
 static int gather(struct round *round, size_t frames)
 {
-    size_t page_size = round->pool->store->page_size;
-
-    while (round->copied < UNITS && zc_max(round->copied, round->bytes / page_size) < frames) {
+    while (round->sums.frames + due(round, &round->loads[0]) + due(round, &round->loads[1]) <
+           frames) {
+        if (round->load->copied == UNITS)
+            return -EAGAIN;
         if (!round->unit && !isolate(round))
             return 0;
         int error = copy_unit(round);
@@ -371,13 +419,16 @@ static bool moved(void *arg, const struct zc_record *record, zc_place from, zc_p
     return live != 0;
 }
 
-/* The batch took no more, and has been written. 0: it will; a part of a full store is cleaned. */
+/* The load takes no more. 0: the next one will; a part of a full store is cleaned. */
 static int make_room(struct round *round, int full)
 {
     struct zc_backing_stats stats;
 
-    if (full != -ENOSPC)
-        return full == -EAGAIN ? 0 : full;
+    if (full == -EAGAIN)
+        return pass_on(round);
+    int error = write_all(round);
+    if (error || full != -ENOSPC)
+        return error ? error : full;
     zc_backing_get_stats(round->store, &stats);
     uint32_t want = (uint32_t)(stats.free_segments + stats.segments / CLEAN_SHARE + 1);
     int64_t freed = zc_backing_clean(round->store, want, moved, round->pool);
@@ -434,17 +485,18 @@ static int run(struct round *round, size_t frames)
     int error = 0;
 
     while (!error && round->sums.frames < frames) {
-        if (budget(round->pool, round->store) <= 0)
-            return -EDQUOT;
-        int full = gather(round, frames - round->sums.frames);
-        bool is_last = !round->count && !round->copied && !full;
-        error = write_batch(round);
-        if (!error && full)
-            error = make_room(round, full);
+        if (budget(round->pool, round->store) <= 0) {
+            error = -EDQUOT;
+            break;
+        }
+        int full = gather(round, frames);
+        bool is_last = !full && !round->load->count && !round->load->copied && !round->under_way;
+        error = full ? make_room(round, full) : write_all(round);
         if (is_last)
             break;
     }
-    return error;
+    int last = write_all(round);
+    return error ? error : last;
 }
 
 /* The frames of a tier; once each was tried, those that stay are all there is. */
@@ -510,7 +562,7 @@ static int begin(zc_pool *pool, struct round **out)
     if (!store)
         return -ENXIO;
     struct round *round = calloc(1, sizeof(*round));
-    int error = round ? zc_batch_create(store, &round->batch) : -ENOMEM;
+    int error = round ? zc_batch_create(store, &round->loads[0].batch) : -ENOMEM;
     if (error) {
         free(round);
         return error;
@@ -518,6 +570,7 @@ static int begin(zc_pool *pool, struct round **out)
     zc_backing_get_stats(store, &stats);
     round->pool = pool;
     round->store = store;
+    round->load = &round->loads[0];
     round->is_in_place = stats.layout == ZC_IN_PLACE;
     round->reader.pool = pool;
     *out = round;
@@ -526,7 +579,9 @@ static int begin(zc_pool *pool, struct round **out)
 
 static void end(struct round *round)
 {
-    zc_batch_destroy(round->batch);
+    zc_batch_destroy(round->loads[0].batch);
+    if (round->loads[1].batch)
+        zc_batch_destroy(round->loads[1].batch);
     zc_reader_end(&round->reader);
 }
 
@@ -652,13 +707,12 @@ static int write_owners(struct round *round, const struct zc_owners *owners, str
             i++;
             continue;
         }
-        error = write_batch(round);
-        if (!error)
-            error = make_room(round, full);
+        error = make_room(round, full);
         if (!error && choice->seconds && budget(round->pool, round->store) <= 0)
             error = -EDQUOT;
     }
-    return error ? error : write_batch(round);
+    int last = write_all(round);
+    return error ? error : last;
 }
 
 /* `running` is held. *pages: how many went. */
