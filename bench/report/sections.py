@@ -7,7 +7,7 @@ from bench.measure import Facts
 
 from .table import ms, percent, table, times, us
 
-COLD_LEVEL, COLD_EXTENT = 9, 8
+COLD_LEVEL, COLD_EXTENT = 9, 4
 """The defaults of cold_codec and cold_extent."""
 COLD_LEVELS = (3, 6, 9)
 

@@ -200,7 +200,7 @@ const struct zc_node zc_pool_param_nodes[] = {
           "pages neither put nor got for so long go to the backing store; 0: none do"),
     PARAM("cold_after", ZC_NODE_UINT, "seconds", "0..32767", "0", ZC_PARAM_COLD_AFTER,
           "pages neither put nor got for so long are compressed again by themselves; 0: never"),
-    PARAM("cold_extent", ZC_NODE_UINT, "pages", "1, 2, 4, 8 or 16", "8", ZC_PARAM_COLD_EXTENT,
+    PARAM("cold_extent", ZC_NODE_UINT, "pages", "1, 2, 4, 8 or 16", "4", ZC_PARAM_COLD_EXTENT,
           "adjacent pages that recompress compresses together: more are denser, and slower to get"),
     PARAM("cold_readahead", ZC_NODE_BOOL, "", "0 or 1", "0", ZC_PARAM_COLD_READAHEAD,
           "a get of a cold page makes it and its neighbours in the extent warm again"),

@@ -60,7 +60,7 @@ class Pool:
             "writeback_after": 0,
             "nonactive_puts_ignored": 0,
             "poor_run_limit": 0,
-            "cold_extent": 8,
+            "cold_extent": 4,
             "cold_readahead": 0,
             "cold_after": 0,
             "cold_cpu_percent": 100,

@@ -94,7 +94,7 @@ struct soak {
     unsigned fault_left, short_left; /* disturbances until they end */
     struct random random;
     struct worker workers[WORKERS];
-    uint64_t empty_used, empty_os, compared, disturbed, restarts;
+    uint64_t empty_used, empty_os, compared, disturbed, restarts, recompressed;
     double worst; /* used_bytes' difference from the OS, as a part of it */
     struct sample samples[SAMPLES];
     size_t sample_count;
@@ -459,6 +459,23 @@ static void shrink(void)
     CHECK(zc_pool_reclaim(pool, 1 + random_below(&soak.random, 2000), NULL, NULL, &gone) == 0);
 }
 
+static void change_cold_tier(void)
+{
+    SET("cold_after", "0", "1", "2");
+    SET("cold_extent", "8", "8", "1", "4");
+    SET("cold_readahead", "0", "1");
+    SET("cold_cpu_percent", "10", "50");
+}
+
+static void recompress(void)
+{
+    struct zc_recompressed done;
+    int error = zc_pool_recompress(some_pool(), 1 + random_below(&soak.random, 500), &done);
+
+    CHECK(error == 0 || error == -ENOMEM);
+    soak.recompressed += done.pages;
+}
+
 static void write_back(void)
 {
     struct zc_written_back written;
@@ -579,9 +596,9 @@ static const struct {
     void (*disturb)(void);
     unsigned weight;
 } disturbances[] = {
-    {change_limit, 6}, {change_thresholds, 8}, {change_codec, 6}, {compact, 6},
-    {shrink, 8},       {write_back, 30},       {begin_fault, 25}, {get_short, 2},
-    {check, 4},        {compare, 12},          {restart, 1},
+    {change_limit, 6}, {change_thresholds, 8}, {change_codec, 6}, {compact, 6}, {shrink, 8},
+    {write_back, 30},  {begin_fault, 25},      {get_short, 2},    {check, 4},   {compare, 12},
+    {restart, 1},      {change_cold_tier, 4},  {recompress, 4},
 };
 #define DISTURBANCES (sizeof(disturbances) / sizeof(*disturbances))
 
@@ -726,8 +743,10 @@ static void print(double seconds, uint64_t seed, uint64_t left)
         printf("%s\"%s\": %" PRIu64, f > 1 ? ", " : "", fault_names[f], soak.hits[f]);
     printf("}, \"gets_failed\": %" PRIu64 ", \"ephemeral_lost\": %" PRIu64
            ", \"disturbances\": %" PRIu64 ", \"restarts\": %" PRIu64 ", \"compared\": %" PRIu64
-           ", \"worst_difference\": %.5f, \"left_bytes\": %" PRIu64 ", \"curve\": [",
-           failed, lost, soak.disturbed, soak.restarts, soak.compared, soak.worst, left);
+           ", \"recompressed\": %" PRIu64 ", \"worst_difference\": %.5f, \"left_bytes\": %" PRIu64
+           ", \"curve\": [",
+           failed, lost, soak.disturbed, soak.restarts, soak.compared, soak.recompressed,
+           soak.worst, left);
     for (size_t i = 0; i < soak.sample_count; i++)
         printf("%s{\"seconds\": %.1f, \"used_bytes\": %" PRIu64 ", \"os_bytes\": %" PRIu64
                ", \"written_pages\": %" PRIu64 "}",
