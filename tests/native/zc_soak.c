@@ -17,6 +17,7 @@
 #include <inttypes.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -87,6 +88,7 @@ struct soak {
     zc_store *store;
     zc_pool *pools[POOLS];
     pthread_rwlock_t running; /* workers read; who needs everything to stand still writes */
+    atomic_bool is_halted;    /* and has them not begin anew: readers would keep it waiting */
     atomic_bool is_over;
     atomic_int fault;
     _Atomic uint64_t hits[FAULTS];
@@ -390,6 +392,8 @@ static void *work(void *arg)
         size_t p = random_below(&worker->random, POOLS);
         size_t what = random_below(&worker->random, 100000);
 
+        while (soak.is_halted)
+            sched_yield();
         pthread_rwlock_rdlock(&soak.running);
         if (what < 45000)
             put_some(worker, p);
@@ -508,7 +512,9 @@ static void check(void)
 
 static void stand_still(void)
 {
+    soak.is_halted = true;
     pthread_rwlock_wrlock(&soak.running);
+    soak.is_halted = false;
 }
 
 static void go_on(void)
