@@ -358,3 +358,20 @@ def test_no_more_is_recompressed_than_is_asked_for() -> None:
         assert 20 <= int(answer[1]) == before["frames"] - after["frames"]
         assert 100 < after["cold_pages"] < 400
         assert driver.ask("check") == "ok"
+
+
+@pytest.mark.parametrize("layout", ["packed", "in_place"])
+def test_extents_leave_in_several_batches(config: str, layout: str, tmp_path: Path) -> None:
+    """Also those of which a batch that is being written has one part, and what is isolated for the next another."""
+    pages = 2400
+    with Driver(config, 4096) as driver:
+        assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+        assert driver.ask("backing", "p", tmp_path / "store", layout, 32 << 20) == "ok"
+        for first in range(0, pages, 40):
+            driver.batch("puts", "p", [f"1 {index} {content(driver, index)}" for index in range(first, first + 40)])
+        assert driver.ask("recompress", "p", 10**6).split()[3] == str(pages)
+        assert driver.ask("writeback", "p", 10**6).split()[2:] == ["pages", str(pages), "ok"]
+        assert driver.stats("p")["frames"] == 0
+        assert driver.stats("p")["written_pages"] == pages
+        assert all(is_there(driver, "p", index) for index in range(0, pages, 11))
+        assert driver.ask("check") == "ok"
