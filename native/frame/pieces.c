@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "base/thread.h"
 #include "frame/map.h"
 
 #define CHUNK ((size_t)64 * 1024) /* bytes, to which a chunk is aligned, too */
@@ -111,7 +112,7 @@ static void *take(struct zc_pieces *pieces, struct zc_chunk *chunk)
 void zc_pieces_init(struct zc_pieces *pieces)
 {
     *pieces = (struct zc_pieces){.os_page_size = (size_t)sysconf(_SC_PAGESIZE)};
-    pthread_mutex_init(&pieces->lock, NULL);
+    zc_mutex_init_brief(&pieces->lock);
     for (unsigned kind = 0; kind < ZC_PIECE_KINDS; kind++) {
         for (unsigned list = 0; list < ZC_PIECE_LISTS; list++)
             zc_list_init(&pieces->with_room[kind][list]);
