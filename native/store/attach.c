@@ -71,6 +71,15 @@ struct recovery {
     bool is_held[ZC_POOL_CODECS];    /* known, by slot */
 };
 
+/* Returns false. It has a checksum, so another version wrote it; it is to stay for that. */
+static bool makes_no_sense(struct recovery *recovery, const struct zc_record *record)
+{
+    zc_text_add(recovery->why, "page %" PRIu64 "/%" PRIu32 " there is not of this version's making",
+                record->object, record->index);
+    recovery->error = -EUCLEAN;
+    return false;
+}
+
 /* Which of the pool's codecs made it. */
 static bool find_codec(struct recovery *recovery, const struct zc_record *record, unsigned *number)
 {
@@ -89,10 +98,10 @@ static bool find_codec(struct recovery *recovery, const struct zc_record *record
     }
     *number = recovery->number[slot];
     size_t room = zc_codecs_at(&recovery->pool->codecs, *number)->page_size;
-    return room == record->pages * recovery->pool->store->page_size;
+    return room == record->pages * recovery->pool->store->page_size ||
+           makes_no_sense(recovery, record);
 }
 
-/* It has a checksum, so this is but to be safe from one that another version wrote. */
 static bool is_sound(const zc_pool *pool, const struct zc_record *record)
 {
     size_t page_size = pool->store->page_size;
@@ -141,8 +150,8 @@ static bool recover(void *arg, const struct zc_record *found, zc_place place)
         return true;                                         /* it stays there */
     kept.flags |= recovery->is_in_place ? ZC_RECORD_RAW : 0; /* there is no room for it there */
     if (!is_sound(recovery->pool, record))
-        return false;
-    if (!find_codec(recovery, record, &number))
+        makes_no_sense(recovery, record);
+    if (recovery->error || !find_codec(recovery, record, &number))
         return true;
     for (unsigned i = 0; i < record->pages; i++) {
         if (!(record->live >> i & 1))

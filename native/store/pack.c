@@ -338,6 +338,8 @@ static int pack(struct zc_packer *packer)
 
     char *bytes = compressor->zpage[0];
     size_t size = zc_compress(compressor->codec, compressor->state, run->bytes, bytes);
+    if (size > run->pages * page_size) /* a part for each page is all there is room for */
+        return 0;
     if (extent_cost(size, zc_div_up(size, page_size)) >= cost_now(packer))
         return 0;
     return swap(packer, bytes, size);

@@ -134,14 +134,13 @@ static int add(struct round *round, struct zc_shard *shard, uint64_t owner, uint
     return 0;
 }
 
-/* The entry, with its shard locked, if it still has what was copied. */
+/* The entry, with its shard locked, if it still has what was copied. Pages that are written for their age are in no
+ * isolated unit, so handles come again; but a page that was put or got since has another age. */
 static struct zc_entry *lock_same(zc_pool *pool, const struct flight *flight,
                                   struct zc_shard **shard, uint64_t *object)
 {
     const struct zc_entry *copied = &flight->entry;
 
-    if (zc_entry_has_zpage(copied))
-        return zc_entry_lock(pool, flight->owner, zc_entry_handle(copied), shard, object);
     struct zc_entry *entry = zc_entry_lock_any(pool, flight->owner, shard, object);
     if (entry && entry->kind == copied->kind &&
         (zc_entry_is_cold(copied) ? zc_entry_handle(entry) == zc_entry_handle(copied)
@@ -276,21 +275,26 @@ static int pass_on(struct round *round)
     return error;
 }
 
-static bool has_extent(const struct load *load, const struct zc_shard *shard, zc_handle extent)
+/* The record of a cold entry: its extent's, or in place its own. */
+static bool has_record(const struct round *round, const struct load *load,
+                       const struct zc_shard *shard, const struct zc_entry *entry)
 {
     for (size_t i = load->count; i-- > 0;) {
         const struct flight *flight = &load->flights[i];
         if (flight->shard == shard && zc_entry_is_cold(&flight->entry) &&
-            zc_entry_handle(&flight->entry) == extent)
+            zc_entry_handle(&flight->entry) == zc_entry_handle(entry) &&
+            (!round->is_in_place || flight->entry.index == entry->index))
             return true;
     }
     return false;
 }
 
-static bool is_in_batch(const struct round *round, const struct zc_shard *shard, zc_handle extent)
+/* By another of its extent's parts; maybe in the load under way, so that its entry does not say so yet. */
+static bool is_in_batch(const struct round *round, const struct zc_shard *shard,
+                        const struct zc_entry *entry)
 {
-    return has_extent(&round->loads[0], shard, extent) ||
-           has_extent(&round->loads[1], shard, extent);
+    return has_record(round, &round->loads[0], shard, entry) ||
+           has_record(round, &round->loads[1], shard, entry);
 }
 
 /* The extent of an entry whose shard is locked; in place, its pages one by one. */
@@ -300,12 +304,12 @@ static int add_extent(struct round *round, struct zc_shard *shard, uint64_t obje
     const struct zc_extent *extent = zc_extent_at(shard, zc_entry_handle(entry));
     int error = 0;
 
-    if (is_in_batch(round, shard, zc_entry_handle(entry)))
-        return 0; /* by another of its parts */
     for (unsigned live = extent->live; !error && live; live &= live - 1) {
         uint32_t index = extent->first + (unsigned)__builtin_ctz(live);
         uint64_t owner = zc_entry_owner(round->pool, shard, object, index);
-        error = add(round, shard, owner, object, zc_index_find(&shard->index, object, index));
+        const struct zc_entry *member = zc_index_find(&shard->index, object, index);
+        if (!is_in_batch(round, shard, member))
+            error = add(round, shard, owner, object, member);
         if (!round->is_in_place)
             break;
     }
@@ -467,6 +471,16 @@ static int64_t budget(zc_pool *pool, struct zc_backing *store)
     return mine->left;
 }
 
+static bool has_budget(const struct round *round)
+{
+    const struct load *load = round->under_way; /* its bytes are spent, and not counted yet */
+    int64_t under_way = 0;
+
+    for (size_t i = 0; load && i < load->count; i++)
+        under_way += load->flights[i].record.size;
+    return budget(round->pool, round->store) > under_way;
+}
+
 /* ns until there is some again. */
 static uint64_t until_budget(const zc_pool *pool)
 {
@@ -485,7 +499,7 @@ static int run(struct round *round, size_t frames)
     int error = 0;
 
     while (!error && round->sums.frames < frames) {
-        if (budget(round->pool, round->store) <= 0) {
+        if (!has_budget(round)) {
             error = -EDQUOT;
             break;
         }
@@ -708,7 +722,7 @@ static int write_owners(struct round *round, const struct zc_owners *owners, str
             continue;
         }
         error = make_room(round, full);
-        if (!error && choice->seconds && budget(round->pool, round->store) <= 0)
+        if (!error && choice->seconds && !has_budget(round))
             error = -EDQUOT;
     }
     int last = write_all(round);

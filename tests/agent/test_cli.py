@@ -136,9 +136,11 @@ class TestTree:
         assert lines(2)[1] == ["none"]
         local_daemon("pool", "create", "swap")
         head, first, _, second = lines(4)
-        assert head[:5] == ["pool", "pages", "warm", "frames", "written"]
+        assert head[:6] == ["pool", "pages", "warm", "frames", "cold", "frames"]
         assert first[:4] == ["swap", "0", "0", "0"]
-        assert second[len(first) :] == ["0", "0", "0", "0", "bytes", "0"], "rates are there from the second time on"
+        assert second[len(first) :] == ["0", "0", "0", "0", "0", "bytes", "0"], (
+            "rates are there from the second time on"
+        )
         assert lines(4, "*/puts")[1::2] == [["pools/swap/stats/puts", "0"], ["pools/swap/stats/puts", "0", "0.0"]]
 
     def test_a_watch_shows_a_cold_tier_where_there_is_one(self, capsys: pytest.CaptureFixture[str]) -> None:

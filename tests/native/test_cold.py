@@ -375,3 +375,38 @@ def test_extents_leave_in_several_batches(config: str, layout: str, tmp_path: Pa
         assert driver.stats("p")["written_pages"] == pages
         assert all(is_there(driver, "p", index) for index in range(0, pages, 11))
         assert driver.ask("check") == "ok"
+
+
+@pytest.mark.parametrize("extent", [4, 16])
+def test_what_is_left_of_an_extent_may_not_compress(driver: Driver, extent: int, tmp_path: Path) -> None:
+    """By itself it would be larger than the page, and there is no room for that, here or in a store."""
+    assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+    assert driver.ask("param", "p", "keep_rejected", 1) == "ok"
+    assert driver.ask("param", "p", "cold_extent", extent) == "ok"
+    noise = f"rand:5:{driver.page_size}"
+    assert driver.ask("put", "p", 1, 0, noise) == f"stored {driver.page_size}"
+    put(driver, "p", range(1, extent))
+    assert driver.ask("recompress", "p", 10**6).split()[2:4] == ["pages", str(extent)]
+    for index in range(1, extent):
+        assert driver.ask("flush", "p", 1, index) == "ok"
+    assert driver.ask("recompress", "p", 10**6).split()[-1] == "ok"
+    page = driver.ask("peek", "p", 1, 0)
+    assert page == f"page {crc(noise, driver.page_size)}"
+    assert driver.ask("backing", "p", tmp_path / "store", "packed", store_size(driver)) == "ok"
+    assert driver.ask("restart", "save") == "saved 1 lost 0 ok"
+    assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+    assert driver.ask("backing", "p", tmp_path / "store", "packed", store_size(driver)) == "ok"
+    assert driver.ask("peek", "p", 1, 0) == page
+
+
+@pytest.mark.parametrize("layout", ["packed", "in_place"])
+def test_extents_are_saved_in_several_batches(config: str, layout: str, tmp_path: Path) -> None:
+    """A batch ends anywhere in an extent whose pages go one by one."""
+    pages = 3001
+    with Driver(config, 4096) as driver:
+        assert driver.ask("pool", "p", "persistent", "zsmalloc") == "ok"
+        assert driver.ask("param", "p", "cold_extent", 8) == "ok"
+        assert driver.ask("backing", "p", tmp_path / "store", layout, 32 << 20) == "ok"
+        assert driver.ask("bulk", "p", 1, 0, pages, 1000) == f"stored {pages}"
+        assert driver.ask("recompress", "p", 10**6).split()[2] == "pages"
+        assert driver.ask("restart", "save") == f"saved {pages} lost 0 ok"

@@ -111,7 +111,8 @@ static _Noreturn void broken(const char *format, ...)
     va_start(args, format);
     fputs("zc_soak: ", stderr);
     vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    fprintf(stderr, ", after %" PRIu64 " disturbances and %" PRIu64 " restarts\n", soak.disturbed,
+            soak.restarts);
     va_end(args);
     abort();
 }
@@ -573,6 +574,22 @@ static void compare(void)
     soak.worst = least > soak.worst ? least : soak.worst;
 }
 
+/* Every page of the persistent pools; everything stands still, and no fault is to come. */
+static void verify(void)
+{
+    for (size_t w = 0; w < WORKERS; w++) {
+        struct worker *worker = &soak.workers[w];
+        for (size_t p = 0; p < POOLS && worker->pages; p++) {
+            for (size_t k = 0; k < soak.keys && kinds[p].kind == ZC_PERSISTENT; k++) {
+                struct zc_key key = key_of(worker, p, k);
+                int result =
+                    zc_get(soak.pools[p], key.object, key.index, worker->pages, ZC_GET_PEEK);
+                judge(worker, p, k, result, worker->pages, failed_reads());
+            }
+        }
+    }
+}
+
 /* Ephemeral pages are gone; persistent ones are there, whether they were written back or not. */
 static void restart(void)
 {
@@ -581,6 +598,7 @@ static void restart(void)
     stand_still();
     soak.fault = NO_FAULT;
     soak.fault_left = 0;
+    verify();
     int error = zc_store_save(soak.store, &saved);
     if (error || saved.lost)
         broken("stopping: %d, %" PRIu64 " pages are lost", error, saved.lost);
@@ -595,6 +613,7 @@ static void restart(void)
         }
     }
     soak.restarts++;
+    verify();
     go_on();
 }
 
