@@ -757,6 +757,8 @@ static int write_shard(zc_pool *pool, struct zc_shard *shard, struct zc_idle *ch
     int error = zc_owners_list(pool, shard, SIZE_MAX, is_chosen, choice, &owners);
     if (!error && owners.count > 0)
         error = write_listed(pool, &owners, choice, &pages);
+    if (choice->seconds && pages < owners.count)
+        zc_idle_has(choice, 0); /* got or moved meanwhile: to be looked at again */
     pthread_mutex_unlock(&pool->writeback.running);
     free(owners.list);
     if (choice->seconds)
