@@ -2,7 +2,6 @@
 #include "frame/frame.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -72,31 +71,6 @@ static void start_refiller(struct zc_frames *frames)
         zc_thread_start(&frames->refiller, STACK_BYTES, refiller_main, frames) == 0;
 }
 
-static ssize_t read_file(const char *path, char *text, size_t size)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-
-    ssize_t len = read(fd, text, size - 1);
-    close(fd);
-    text[len > 0 ? len : 0] = '\0';
-    return len;
-}
-
-/* Bytes; 0: there are none to be had. Linux, Documentation/admin-guide/mm/transhuge.rst */
-static size_t huge_page_size(void)
-{
-    char text[64];
-
-    if (read_file("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof(text)) <= 0 ||
-        strstr(text, "[never]"))
-        return 0;
-    if (read_file("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof(text)) <= 0)
-        return 0;
-    return strtoul(text, NULL, 10);
-}
-
 int zc_frames_create(size_t page_size, struct zc_frames **out)
 {
     struct zc_frames *frames = calloc(1, sizeof(*frames));
@@ -118,7 +92,7 @@ int zc_frames_create(size_t page_size, struct zc_frames **out)
     frames->reserve_target = RESERVE_BATCHES * frames->batch;
     frames->wanted = 1;
     frames->budget = SIZE_MAX;
-    frames->has_huge = huge_page_size() == frames->run_size;
+    frames->has_huge = zc_huge_page_size() == frames->run_size;
     zc_shelf_init(&frames->fresh_runs);
     zc_shelf_init(&frames->ready_runs);
     zc_pieces_init(&frames->pieces);
@@ -293,10 +267,16 @@ static void drain(struct zc_frames *frames, size_t keep)
     }
 }
 
+/* Ready frames below which more are made so. A huge run takes longer to come than a batch. */
+static size_t reserve_min(const struct zc_frames *frames)
+{
+    return frames->reserve_target * (wants_huge(frames) ? 2 : 1);
+}
+
 /* Ready frames beyond which some go back. A huge run that just came stays whole. */
 static size_t reserve_max(const struct zc_frames *frames)
 {
-    return frames->reserve_target + (wants_huge(frames) ? frames->run_frames : frames->batch);
+    return reserve_min(frames) + (wants_huge(frames) ? frames->run_frames : frames->batch);
 }
 
 static void trim_reserve(struct zc_frames *frames)
@@ -482,7 +462,7 @@ static void *get_partly(struct zc_frames *frames, size_t count, size_t resident)
 
 static void wake_refiller(struct zc_frames *frames)
 {
-    if (!frames->asleep || reserved(frames) >= frames->reserve_target / 2 || room(frames) == 0)
+    if (!frames->asleep || reserved(frames) >= reserve_min(frames) / 2 || room(frames) == 0)
         return;
     frames->asleep = false;
     pthread_cond_signal(&frames->wants);
@@ -575,7 +555,7 @@ static void *refiller_main(void *arg)
     prctl(PR_SET_NAME, "zc-refill");
     pthread_mutex_lock(&frames->lock);
     while (!frames->stopping) {
-        bool is_short = frames->taken > 0 && reserved(frames) < frames->reserve_target;
+        bool is_short = frames->taken > 0 && reserved(frames) < reserve_min(frames);
         if (is_short && refill(frames, frames->wanted)) {
             naps = 0;
         } else if (naps++ < NAPS) {

@@ -7,4 +7,8 @@
 /* Address space aligned to its own size, a power of two, with no memory behind it yet. NULL: none left. */
 void *zc_map_aligned(size_t size);
 
+/* Of the OS's transparent huge pages, in bytes; 0: there are none to be had. Linux,
+ * Documentation/admin-guide/mm/transhuge.rst */
+size_t zc_huge_page_size(void);
+
 #endif

@@ -2,17 +2,14 @@
 #include "frame/pieces.h"
 
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/base.h"
 #include "base/thread.h"
-#include "frame/map.h"
-
-#define CHUNK ((size_t)64 * 1024) /* bytes, to which a chunk is aligned, too */
 
 struct zc_chunk {
     struct zc_link link; /* among those of its kind, while it has room */
+    struct zc_chunk_from from;
     unsigned kind;
     uint32_t used, top, room; /* pieces in use, ever handed out, that there could be */
     size_t size;              /* of a piece */
@@ -24,7 +21,7 @@ struct zc_chunk {
 
 static struct zc_chunk *chunk_of(const void *piece)
 {
-    return (struct zc_chunk *)((uintptr_t)piece & ~(uintptr_t)(CHUNK - 1));
+    return (struct zc_chunk *)((uintptr_t)piece & ~(uintptr_t)(ZC_CHUNK - 1));
 }
 
 static void count(struct zc_pieces *pieces, ptrdiff_t slack)
@@ -43,10 +40,29 @@ static void touch(struct zc_pieces *pieces, struct zc_chunk *chunk, size_t end)
     chunk->resident = resident;
 }
 
-static void chunk_free(struct zc_pieces *pieces, struct zc_chunk *chunk)
+static struct zc_chunk *chunk_get(struct zc_pieces *pieces)
 {
+    size_t unused = pieces->chunks.unused;
+    struct zc_chunk_from from;
+    struct zc_chunk *chunk = zc_chunk_get(&pieces->chunks, &from);
+    if (!chunk)
+        return NULL;
+
+    count(pieces, (ptrdiff_t)(pieces->chunks.unused - unused) * (ptrdiff_t)ZC_CHUNK);
+    chunk->from = from;
+    chunk->resident = 0;
+    touch(pieces, chunk, from.is_resident ? ZC_CHUNK : HEAD);
+    return chunk;
+}
+
+static void chunk_put(struct zc_pieces *pieces, struct zc_chunk *chunk)
+{
+    size_t unused = pieces->chunks.unused;
+    struct zc_chunk_from from = chunk->from;
+
     count(pieces, -(ptrdiff_t)chunk->resident);
-    munmap(chunk, CHUNK);
+    zc_chunk_put(&pieces->chunks, chunk, &from);
+    count(pieces, (ptrdiff_t)(pieces->chunks.unused - unused) * (ptrdiff_t)ZC_CHUNK);
 }
 
 /* Into the list where it belongs now, if in any. */
@@ -62,22 +78,17 @@ static void place(struct zc_pieces *pieces, struct zc_chunk *chunk)
 
 static struct zc_chunk *chunk_new(struct zc_pieces *pieces, unsigned kind, size_t size)
 {
-    struct zc_chunk *chunk = pieces->spare;
+    struct zc_chunk *chunk = pieces->spare ? pieces->spare : chunk_get(pieces);
 
     pieces->spare = NULL;
-    if (!chunk) {
-        chunk = zc_map_aligned(CHUNK);
-        if (!chunk)
-            return NULL;
-        madvise(chunk, CHUNK, MADV_NOHUGEPAGE); /* nobody would count the rest of one */
-        touch(pieces, chunk, HEAD);
-    }
-    size_t resident = chunk->resident;
+    if (!chunk)
+        return NULL;
     *chunk = (struct zc_chunk){
+        .from = chunk->from,
         .kind = kind,
-        .room = (uint32_t)((CHUNK - HEAD) / size),
+        .room = (uint32_t)((ZC_CHUNK - HEAD) / size),
         .size = size,
-        .resident = resident,
+        .resident = chunk->resident,
     };
     zc_list_init(&chunk->link);
     return chunk;
@@ -112,6 +123,7 @@ static void *take(struct zc_pieces *pieces, struct zc_chunk *chunk)
 void zc_pieces_init(struct zc_pieces *pieces)
 {
     *pieces = (struct zc_pieces){.os_page_size = (size_t)sysconf(_SC_PAGESIZE)};
+    zc_chunks_init(&pieces->chunks);
     zc_mutex_init_brief(&pieces->lock);
     for (unsigned kind = 0; kind < ZC_PIECE_KINDS; kind++) {
         for (unsigned list = 0; list < ZC_PIECE_LISTS; list++)
@@ -122,7 +134,7 @@ void zc_pieces_init(struct zc_pieces *pieces)
 void zc_pieces_fini(struct zc_pieces *pieces)
 {
     if (pieces->spare)
-        chunk_free(pieces, pieces->spare);
+        chunk_put(pieces, pieces->spare);
     ZC_ASSERT(pieces->slack == 0);
     pthread_mutex_destroy(&pieces->lock);
 }
@@ -137,9 +149,20 @@ void *zc_pieces_take(struct zc_pieces *pieces, unsigned kind, size_t size)
     return piece ? memset(piece, 0, size) : NULL;
 }
 
+/* An empty chunk. One in a block would hold that. */
+static void retire(struct zc_pieces *pieces, struct zc_chunk *chunk)
+{
+    struct zc_chunk *gone = chunk->from.block ? chunk : pieces->spare;
+
+    if (!chunk->from.block)
+        pieces->spare = chunk;
+    if (gone)
+        chunk_put(pieces, gone);
+}
+
 void zc_pieces_give(struct zc_pieces *pieces, void *piece)
 {
-    struct zc_chunk *chunk = chunk_of(piece), *gone = NULL;
+    struct zc_chunk *chunk = chunk_of(piece);
 
     pthread_mutex_lock(&pieces->lock);
     count(pieces, (ptrdiff_t)chunk->size);
@@ -149,10 +172,7 @@ void zc_pieces_give(struct zc_pieces *pieces, void *piece)
         place(pieces, chunk);
     } else {
         zc_list_del(&chunk->link);
-        gone = pieces->spare;
-        pieces->spare = chunk;
+        retire(pieces, chunk);
     }
     pthread_mutex_unlock(&pieces->lock);
-    if (gone)
-        chunk_free(pieces, gone);
 }

@@ -15,6 +15,7 @@
 #include <stddef.h>
 
 #include "base/list.h"
+#include "frame/chunks.h"
 #include "frame/frame.h"
 
 #define ZC_PIECE_LISTS 8u /* of chunks of a kind, by how full they are */
@@ -22,6 +23,7 @@
 struct zc_pieces {
     pthread_mutex_t lock;
     size_t os_page_size;
+    struct zc_chunks chunks;
     struct zc_chunk *spare; /* an empty one; NULL: none */
     struct zc_link with_room[ZC_PIECE_KINDS][ZC_PIECE_LISTS];
     _Atomic size_t slack; /* bytes that all chunks hold beyond pieces in use */
