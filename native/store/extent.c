@@ -2,6 +2,7 @@
 #include "store/extent.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -22,21 +23,37 @@ static unsigned class_for(size_t parts)
     return class;
 }
 
-void zc_extents_init(struct zc_shard *shard)
+/* The tables, which most pools never need. NULL: out of memory. */
+static struct zc_table *tables_of(struct zc_shard *shard)
 {
     _Static_assert((2u << (ZC_EXTENT_CLASSES - 1)) == ZC_EXTENT_PAGES, "a part for each page");
 
-    for (unsigned i = 0; i < ZC_EXTENT_CLASSES; i++)
+    if (shard->extents)
+        return shard->extents;
+    shard->extents = calloc(ZC_EXTENT_CLASSES, sizeof(struct zc_table));
+    for (unsigned i = 0; shard->extents && i < ZC_EXTENT_CLASSES; i++)
         zc_table_init(&shard->extents[i],
                       sizeof(struct zc_extent) + parts_of_class(i) * sizeof(zc_handle));
+    return shard->extents;
+}
+
+/* Where the shard has no extent. */
+static void give_tables_back(struct zc_shard *shard)
+{
+    if (shard->stats.cold_extents > 0)
+        return;
+    free(shard->extents);
+    shard->extents = NULL;
 }
 
 size_t zc_extents_bytes(const struct zc_shard *shard)
 {
     size_t bytes = 0;
 
+    if (!shard->extents)
+        return 0;
     for (unsigned i = 0; i < ZC_EXTENT_CLASSES; i++)
-        bytes += shard->extents[i].bytes;
+        bytes += sizeof(struct zc_table) + shard->extents[i].bytes;
     return bytes;
 }
 
@@ -122,9 +139,12 @@ uint64_t zc_extent_add(zc_pool *pool, struct zc_shard *shard, const struct zc_ex
                        const zc_handle *parts)
 {
     unsigned class = class_for(made->parts);
-    uint32_t number = zc_table_add(&shard->extents[class]);
-    if (!number)
+    struct zc_table *tables = tables_of(shard);
+    uint32_t number = tables ? zc_table_add(&tables[class]) : 0;
+    if (!number) {
+        give_tables_back(shard);
         return 0;
+    }
 
     uint64_t word = (uint64_t)number * ZC_EXTENT_CLASSES + class;
     struct zc_extent *extent = zc_extent_at(shard, word);
@@ -152,6 +172,7 @@ static void drop(zc_pool *pool, struct zc_shard *shard, zc_handle word)
     shard->stats.cold_bytes -= extent->size;
     zc_table_remove(&shard->extents[word % ZC_EXTENT_CLASSES],
                     (uint32_t)(word / ZC_EXTENT_CLASSES));
+    give_tables_back(shard);
 }
 
 void zc_extent_leave(zc_pool *pool, struct zc_shard *shard, const struct zc_entry *gone)

@@ -27,7 +27,6 @@ struct zc_extent {
     zc_handle part[];    /* as many as the class has room for */
 };
 
-void zc_extents_init(struct zc_shard *shard);
 /* What the records cost. */
 size_t zc_extents_bytes(const struct zc_shard *shard);
 

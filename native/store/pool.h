@@ -65,9 +65,9 @@ enum zc_store_param {
 struct zc_shard {
     pthread_rwlock_t lock; /* see zc_shard_lock() */
     struct zc_index index;
-    struct zc_table extents[ZC_EXTENT_CLASSES]; /* see extent.h */
-    size_t sparse;                              /* of these: zc_extent_is_sparse() */
-    size_t index_bytes; /* of both, as last added to the pool's and store's metadata */
+    struct zc_table *extents; /* ZC_EXTENT_CLASSES, see extent.h; NULL: there are none */
+    size_t sparse;            /* of these: zc_extent_is_sparse() */
+    size_t index_bytes;       /* of both, as last added to the pool's and store's metadata */
     struct zc_pool_stats stats;
     /* Of stats, but added to by those who share the lock. */
     _Atomic uint64_t gets, gets_found, damaged, written_gets, read_errors;

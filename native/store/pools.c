@@ -73,7 +73,6 @@ static void pool_init(zc_pool *pool, const struct zc_pool_config *config)
     for (size_t i = 0; i < ZC_SHARDS; i++) {
         pthread_rwlock_init(&pool->shards[i].lock, NULL);
         zc_index_init(&pool->shards[i].index, store->frames, secrets[1]);
-        zc_extents_init(&pool->shards[i]);
     }
 }
 
