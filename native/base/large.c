@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #define LARGE_PAGES 4u
+#define HUGE_FROM ((size_t)16 * 1024 * 1024) /* bytes */
 
 static size_t page_size(void)
 {
@@ -23,7 +24,11 @@ void *zc_large_get(size_t size)
     if (!is_large(size))
         return calloc(1, size);
     void *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return pages == MAP_FAILED ? NULL : pages;
+    if (pages == MAP_FAILED)
+        return NULL;
+    if (size >= HUGE_FROM)
+        madvise(pages, size, MADV_HUGEPAGE);
+    return pages;
 }
 
 void zc_large_put(void *memory, size_t size)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What is large and stays for a while. From some pages on it is memory of its own, which is the OS's again
- * as soon as it is put back; from the C library's heap it might leave a hole that stays.
+ * as soon as it is put back; from the C library's heap it might leave a hole that stays. What is so large
+ * that a part of a huge page makes no difference comes in huge pages, where the OS has them.
  */
 #ifndef ZC_BASE_LARGE_H
 #define ZC_BASE_LARGE_H
