@@ -2,8 +2,8 @@
 /*
  * A packed backing store against fio, in turns, on the same file with the same block size and
  * O_DIRECT: how fast zpages are written that were compressed before. By one thread, which fills a
- * batch and then writes it; and by two, one filling a batch while the other writes the one before, as
- * writeback does. Then writeback itself: zpages are found in a pool, copied, written, and let go.
+ * batch and then writes it; and with the next one filled while two are being written, as writeback
+ * does. Then writeback itself: zpages are found in a pool, copied, written, and let go.
  *
  * Then what is written in all for each byte of zpages: filling; and, a random half freed, with
  * cleaning for as many again.
@@ -23,6 +23,7 @@
 #define STORE_BYTES ((uint64_t)512 << 20)
 #define BLOCK_BYTES ((uint64_t)1 << 20)
 #define BATCH_RECORDS 4096
+#define SLOTS 3         /* batches, of which one is filled */
 #define READ_SHARE 61   /* of so many records one is read */
 #define FREE_SEGMENTS 8 /* that cleaning keeps ready */
 
@@ -148,29 +149,28 @@ static double by_one(struct run *run)
     return speed;
 }
 
-static double by_two(struct run *run)
+static double by_more(struct run *run)
 {
-    struct slot slots[2], *slot = slots, *under_way = NULL;
-    double start;
-    bool more;
+    struct slot slots[SLOTS];
+    size_t at = 0;
 
-    slots[0].batch = new_batch(run);
-    slots[1].batch = new_batch(run);
+    for (size_t i = 0; i < SLOTS; i++)
+        slots[i] = (struct slot){.batch = new_batch(run)};
     run_on_both();
-    start = now_ns();
-    do {
-        more = fill(run, slot);
-        if (under_way)
-            write_out(run, under_way);
-        zc_batch_start(slot->batch, slot->places);
-        under_way = slot;
-        slot = &slots[slot == slots];
-    } while (more);
-    write_out(run, under_way);
+    double start = now_ns();
+    while (fill(run, &slots[at])) {
+        zc_batch_start(slots[at].batch, slots[at].places);
+        at = (at + 1) % SLOTS;
+        write_out(run, &slots[at]);
+    }
+    for (size_t i = 0; i < SLOTS; i++) {
+        at = (at + 1) % SLOTS;
+        write_out(run, &slots[at]);
+    }
     double speed = mb_a_second(run->bytes, start);
     run_on(THIS_CPU, 0);
-    zc_batch_destroy(slots[0].batch);
-    zc_batch_destroy(slots[1].batch);
+    for (size_t i = 0; i < SLOTS; i++)
+        zc_batch_destroy(slots[i].batch);
     return speed;
 }
 
@@ -365,7 +365,7 @@ void backing(const struct options *options)
         one[i] = by_one(&run);
         close_backing(&run);
         open_backing(&run);
-        two[i] = by_two(&run);
+        two[i] = by_more(&run);
         read_ns[i] = read_some(&run);
         zc_backing_get_stats(run.backing, &stats);
         close_backing(&run);

@@ -46,7 +46,7 @@ BACKING = """
 
 `zc_bench backing`, {few_rounds} rounds: zpages that were compressed before, into a packed backing store of
 {store_mib} MiB, in batches of 1 MiB, beside `fio` (psync) on the same file with the same block size, {direct}. *One*
-thread fills a batch, then writes it; of *two*, one fills while the other writes. *zbud*, *zsmalloc*: writeback of a
+thread fills a batch, then writes it; *two*: two are written while a third is filled. *zbud*, *zsmalloc*: writeback of a
 pool that has as many, where each zpage is found, verified and copied first, and its frame goes to the OS in the end.
 Speed is that of the zpages' bytes alone. Aim: at least 0.8 of fio. *Read*: one zpage, at random.
 

@@ -12,6 +12,7 @@
 
 #define FLIGHTS 1024u   /* records of a batch, at most */
 #define UNITS 1024u     /* frames or zspages isolated for a batch, at most */
+#define LOADS 3u        /* one is filled; with two being written, the medium need not wait for us */
 #define CLEAN_SHARE 16u /* of a full store's segments, this part is cleaned at a time */
 #define DAY_NS 86400e9
 #define DELAY_MIN_NS ZC_SECOND_NS /* after an error, until it is tried again; doubled each time */
@@ -51,9 +52,15 @@ struct round {
     uint32_t unit; /* isolated, its zpages up to `at` are copied; 0: none */
     zc_handle at;
     size_t tries; /* units that may be isolated still */
-    /* One is filled while the other, if there is one under way, is written. */
-    struct load loads[2], *load, *under_way;
+    /* One is filled while those right before it, as many as are under way, are written. */
+    struct load loads[LOADS];
+    unsigned filling, under_way;
 };
+
+static struct load *filled(struct round *round)
+{
+    return &round->loads[round->filling];
+}
 
 /* ---- a page ---- */
 
@@ -111,7 +118,7 @@ static bool copy(struct round *round, const struct zc_shard *shard, const struct
 static int add(struct round *round, struct zc_shard *shard, uint64_t owner, uint64_t object,
                const struct zc_entry *entry)
 {
-    struct load *load = round->load;
+    struct load *load = filled(round);
     struct flight *flight = &load->flights[load->count];
     void *bytes;
 
@@ -248,31 +255,38 @@ static int finish(struct round *round, struct load *load)
     return error;
 }
 
+static int finish_oldest(struct round *round)
+{
+    unsigned oldest = (round->filling + LOADS - round->under_way) % LOADS;
+
+    round->under_way--;
+    return finish(round, &round->loads[oldest]);
+}
+
 /* All that was copied is written; also when a part of it cannot be. */
 static int write_all(struct round *round)
 {
-    struct load *under_way = round->under_way;
-    int error = under_way ? finish(round, under_way) : 0;
-
-    round->under_way = NULL;
-    int other = finish(round, round->load);
-    return error ? error : other;
-}
-
-/* The load is full: it is being written from now on, and the other one is to be filled. */
-static int pass_on(struct round *round)
-{
-    struct load *full = round->load, *next = &round->loads[full == round->loads];
     int error = 0;
 
-    if (!next->batch && zc_batch_create(round->store, &next->batch) != 0)
+    while (round->under_way) {
+        int other = finish_oldest(round);
+        error = error ? error : other;
+    }
+    int last = finish(round, filled(round));
+    return error ? error : last;
+}
+
+/* The load is full: it is being written from now on, and the next one is to be filled. */
+static int pass_on(struct round *round)
+{
+    struct load *full = filled(round);
+    unsigned next = (round->filling + 1) % LOADS;
+
+    if (!round->loads[next].batch && zc_batch_create(round->store, &round->loads[next].batch) != 0)
         return write_all(round);
-    if (round->under_way) /* that is the other one */
-        error = finish(round, round->under_way);
     zc_batch_start(full->batch, full->places);
-    round->under_way = full;
-    round->load = next;
-    return error;
+    round->filling = next;
+    return ++round->under_way == LOADS ? finish_oldest(round) : 0;
 }
 
 /* The record of a cold entry: its extent's, or in place its own. */
@@ -289,12 +303,15 @@ static bool has_record(const struct round *round, const struct load *load,
     return false;
 }
 
-/* By another of its extent's parts; maybe in the load under way, so that its entry does not say so yet. */
+/* By another of its extent's parts; maybe in a load under way, so that its entry does not say so yet. */
 static bool is_in_batch(const struct round *round, const struct zc_shard *shard,
                         const struct zc_entry *entry)
 {
-    return has_record(round, &round->loads[0], shard, entry) ||
-           has_record(round, &round->loads[1], shard, entry);
+    bool is_there = false;
+
+    for (unsigned i = 0; i < LOADS && !is_there; i++)
+        is_there = has_record(round, &round->loads[i], shard, entry);
+    return is_there;
 }
 
 /* The extent of an entry whose shard is locked; in place, its pages one by one. */
@@ -347,7 +364,7 @@ static int copy_zpage(struct round *round, zc_handle handle, uint64_t owner)
 static int copy_unit(struct round *round)
 {
     const struct zc_tier *tier = &round->tier;
-    struct load *load = round->load;
+    struct load *load = filled(round);
     zc_handle handle;
     uint64_t owner;
 
@@ -377,19 +394,24 @@ static bool isolate(struct round *round)
     return round->unit != 0;
 }
 
-/* About how many frames there will be once it is written. */
-static size_t due(const struct round *round, const struct load *load)
+/* About how many frames there will be once all is written. */
+static size_t due(const struct round *round)
 {
-    return zc_max(load->copied, load->bytes / round->pool->store->page_size);
+    size_t frames = round->sums.frames;
+
+    for (unsigned i = 0; i < LOADS; i++) {
+        const struct load *load = &round->loads[i];
+        frames += zc_max(load->copied, load->bytes / round->pool->store->page_size);
+    }
+    return frames;
 }
 
 /* Copies what is in the coldest frames, until all in all it should be about `frames`. 0, or why the load
  * takes no more. */
 static int gather(struct round *round, size_t frames)
 {
-    while (round->sums.frames + due(round, &round->loads[0]) + due(round, &round->loads[1]) <
-           frames) {
-        if (round->load->copied == UNITS)
+    while (due(round) < frames) {
+        if (filled(round)->copied == UNITS)
             return -EAGAIN;
         if (!round->unit && !isolate(round))
             return 0;
@@ -473,11 +495,13 @@ static int64_t budget(zc_pool *pool, struct zc_backing *store)
 
 static bool has_budget(const struct round *round)
 {
-    const struct load *load = round->under_way; /* its bytes are spent, and not counted yet */
-    int64_t under_way = 0;
+    int64_t under_way = 0; /* these bytes are spent, and not counted yet */
 
-    for (size_t i = 0; load && i < load->count; i++)
-        under_way += load->flights[i].record.size;
+    for (unsigned i = 1; i <= round->under_way; i++) {
+        const struct load *load = &round->loads[(round->filling + LOADS - i) % LOADS];
+        for (size_t f = 0; f < load->count; f++)
+            under_way += load->flights[f].record.size;
+    }
     return budget(round->pool, round->store) > under_way;
 }
 
@@ -504,7 +528,8 @@ static int run(struct round *round, size_t frames)
             break;
         }
         int full = gather(round, frames);
-        bool is_last = !full && !round->load->count && !round->load->copied && !round->under_way;
+        bool is_last =
+            !full && !filled(round)->count && !filled(round)->copied && !round->under_way;
         error = full ? make_room(round, full) : write_all(round);
         if (is_last)
             break;
@@ -584,7 +609,6 @@ static int begin(zc_pool *pool, struct round **out)
     zc_backing_get_stats(store, &stats);
     round->pool = pool;
     round->store = store;
-    round->load = &round->loads[0];
     round->is_in_place = stats.layout == ZC_IN_PLACE;
     round->reader.pool = pool;
     *out = round;
@@ -593,9 +617,10 @@ static int begin(zc_pool *pool, struct round **out)
 
 static void end(struct round *round)
 {
-    zc_batch_destroy(round->loads[0].batch);
-    if (round->loads[1].batch)
-        zc_batch_destroy(round->loads[1].batch);
+    for (unsigned i = 0; i < LOADS; i++) {
+        if (round->loads[i].batch)
+            zc_batch_destroy(round->loads[i].batch);
+    }
     zc_reader_end(&round->reader);
 }
 

@@ -133,7 +133,7 @@ def test_killed_at_every_write_it_comes_back_right(layout: str, half: bool, tmp_
 
 
 BATCHES = {"packed": 2500, "in_place": 700}
-"""Pages, by layout: of 1000 bytes they make three batches, so that one is written while another is filled."""
+"""Pages, by layout: of 1000 bytes they make three batches: two are written at once, while another is filled."""
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -153,8 +153,7 @@ def test_killed_at_every_write_of_several_batches(layout: str, half: bool, tmp_p
             assert driver.ended() == DIED
         with Driver("host", 4096) as driver:
             assert open_pool(driver, path, layout) == "ok"
-            before, written = written, driver.stats("p")["written_pages"]
-            assert written >= before
+            written = driver.stats("p")["written_pages"]
             found = [index for index in range(pages) if got(driver, index) == f"page {crc(f'rand:{index}:1000', 4096)}"]
             assert len(found) == written
             assert driver.ask("check") == "ok"
