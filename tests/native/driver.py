@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """zc_driver as a child, and the pages it makes of a content's description."""
 
+import os
 import subprocess
 import zlib
 from functools import lru_cache
@@ -12,6 +13,9 @@ from tests.support import BUILD, require_or_skip
 _WORD = (1 << 64) - 1
 _HALVES = 0x0F0F0F0F0F0F0F0F
 CONFIGS = ["host", "host-asan", "host-tsan"]
+PROC = Path(__file__).with_name("proc")
+ENVIRONMENT = os.environ | {"ZC_PROC": str(PROC)}
+"""Of programs whose stores have plenty of memory, whatever this machine has: its PSI never tells of a shortage."""
 
 
 def program(config: str, name: str = "zc_driver") -> Path:
@@ -24,7 +28,9 @@ def program(config: str, name: str = "zc_driver") -> Path:
 
 class Driver:
     def __init__(self, config: str, page_size: int, *store: object) -> None:
-        self._process = subprocess.Popen([program(config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            [program(config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
         self.page_size = page_size
         self.log: list[tuple[str, str]] = []
         """Requests and answers; a batch is one request of several lines."""

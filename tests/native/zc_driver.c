@@ -175,10 +175,12 @@ static void say_done(int result)
 
 static void do_store(struct driver *driver, const struct words *words)
 {
+    const char *proc = words->count > 3 ? words->word[3] : getenv("ZC_PROC");
+
     driver->config = (struct zc_store_config){
         .page_size = (uint32_t)number(words->word[1]),
         .limit = number(words->word[2]),
-        .proc_dir = words->count > 3 ? strdup(words->word[3]) : NULL,
+        .proc_dir = proc ? strdup(proc) : NULL,
     };
     int error = driver->store ? -EEXIST : zc_store_create(&driver->config, &driver->store);
 
