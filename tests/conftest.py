@@ -8,6 +8,8 @@ from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import REQUIREMENTS
 
@@ -42,6 +44,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             target = item.callspec.params.get("target") or item.callspec.params.get("device")
             if target is not None:
                 item.user_properties.append(("target", str(target)))
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types
+    """Each worker gets a test at a time, but one of them all that need devices: they share those."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "devices" if nodeid.startswith("tests/device/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
 
 
 def _minutes(item: pytest.Item) -> float:

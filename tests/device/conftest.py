@@ -31,11 +31,10 @@ def _target_of(item: pytest.Item) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one target together, in the places where device tests stood, and all of them by one worker."""
+    """Tests of one target together, in the places where device tests stood."""
     places = [place for place, item in enumerate(items) if "device" in item.path.parts]
     ordered = sorted((items[place] for place in places), key=_target_of)
     for place, item in zip(places, ordered, strict=True):
-        item.add_marker(pytest.mark.xdist_group("devices"))
         item.add_marker(pytest.mark.minutes(8))
         items[place] = item
 
