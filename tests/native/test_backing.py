@@ -25,8 +25,8 @@ from hypothesis.stateful import (
 
 from bench import zram
 from bench.errors import BenchError
-from tests.native.backing import MIB, Died, Key, Record, Store
-from tests.native.driver import CONFIGS, program
+from tests.native.backing import MIB, Key, Record, Store
+from tests.native.driver import CONFIGS, Died, program
 from tests.native.test_alloc import PAGE_SIZES
 from tests.support import require_or_skip
 
