@@ -32,11 +32,13 @@ build: $(VENV)/.stamp ## zcached for every target, libzcache.so
 	@$(NATIVE) daemons library
 	@for abi in $(ABIS); do install -CD build/$$abi/zcached $(BINARIES)/$$abi/zcached; done
 
+# For two CPUs: many tests wait for something else.
+WORKERS ?= 3
 .PHONY: test
 test: build ## every test, devices included; ARGS go to pytest
 	@tools/system_packages test
 	@$(NATIVE) tests
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest $(if $(ARGS),,-n $(WORKERS)) $(ARGS)
 
 .PHONY: soak
 SECONDS ?= 1200

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hypothesis profiles, and how many tests ran per folder and target."""
+"""Hypothesis profiles, the order of tests, and how many ran per folder and target."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import REQUIREMENTS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 # No deadline anywhere: the wall time of a test asserts nothing.
 settings.register_profile("default", deadline=None)
@@ -34,13 +32,34 @@ def pytest_configure() -> None:
         raise pytest.UsageError(f"ZCACHE_REQUIRE={','.join(sorted(unknown))}: choose from {','.join(REQUIREMENTS)}")
 
 
-def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
-    """A test parametrized with `target` or `device` is counted under that."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest starts first: in the end no worker has much left while the others have nothing.
+
+    A test parametrized with `target` or `device` is counted under that.
+    """
+    items.sort(key=_minutes, reverse=True)
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             target = item.callspec.params.get("target") or item.callspec.params.get("device")
             if target is not None:
                 item.user_properties.append(("target", str(target)))
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types
+    """Each worker gets a test at a time, but one of them all that need devices: they share those."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "devices" if nodeid.startswith("tests/device/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
+
+
+def _minutes(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("minutes")
+    return float(mark.args[0]) if mark else 0
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

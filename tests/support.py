@@ -12,6 +12,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build"
 
+LZO = bool(os.environ.get("LZO"))
+"""`make test LZO=1`: every build has the codec lzo."""
+CODECS = "lz4 zstd lzo none" if LZO else "lz4 zstd none"
+"""As refusals of another one list them."""
+MEASURED = ["lz4", "lz4:8", *(["lzo"] if LZO else []), "zstd:-5", "zstd:-1", "zstd:1", "zstd:3", "zstd:9", "none"]
+"""By bench, if it is not told which."""
+
 REQUIREMENTS = ("devices", "zram", "sanitizers")
 
 

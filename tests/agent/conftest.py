@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 from adbutils import adb_path
 
+from zcache_agent.daemon import find
+from zcache_agent.transport.local import LocalTransport
+
 ZCACHE = str(Path(sys.executable).parent / "zcache")
 _OURS = ("ZCACHE_SERIAL", "ANDROID_SERIAL", "ZCACHE_DIR", "ADB_SERVER_SOCKET", "ANDROID_ADB_SERVER_ADDRESS")
 
@@ -118,9 +121,14 @@ def zcache(adb_server: int, tmp_path: Path) -> Zcache:
 
 @pytest.fixture
 def local_daemon(zcache: Zcache, tmp_path: Path) -> Iterator[Callable[..., Result]]:
-    """A daemon on this machine, with 4 KiB pages, and the command that speaks with it."""
+    """A daemon on this machine, with 4 KiB pages, and the command that speaks with it.
+
+    It gives up no pages when this machine is short of memory.
+    """
     started = zcache("-s", "local", "up", "--page-size", 4096)
     assert started.code == 0, started.err
+    with find(LocalTransport(zcache.environment["ZCACHE_DIR"])).control() as control:
+        control.set(("params/pressure_shrink_percent", "0"))
 
     def run(*arguments: object) -> Result:
         return zcache("-s", "local", *arguments)

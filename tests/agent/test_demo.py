@@ -22,11 +22,17 @@ def processes(mark: str) -> set[str]:
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if f"ZCACHE_TEST={mark}".encode() in (entry / "environ").read_bytes():
+            if f"ZCACHE_TEST={mark}\0".encode() in (entry / "environ").read_bytes():
                 found.add((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
             continue
     return found
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short one: a socket's path has at most 107 bytes."""
+    return tmp_path_factory.mktemp("demo")
 
 
 @pytest.fixture
@@ -36,16 +42,16 @@ def environment(tmp_path: Path) -> dict[str, str]:
         **os.environ,
         "ZCACHE_DIR": str(tmp_path / "zcache"),
         "TMPDIR": str(tmp_path / "tmp"),
-        "ZCACHE_TEST": tmp_path.name,
+        "ZCACHE_TEST": str(tmp_path),
     }
 
 
 def nothing_is_left(tmp_path: Path) -> None:
     for _ in range(100):  # what was told to end may still be on its way
-        if not processes(tmp_path.name):
+        if not processes(str(tmp_path)):
             break
         time.sleep(0.1)
-    assert processes(tmp_path.name) == set()
+    assert processes(str(tmp_path)) == set()
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -109,7 +115,7 @@ def test_a_demo_that_is_ended_leaves_nothing(
     )
 
     def reached() -> bool:
-        there = " ".join(processes(tmp_path.name))
+        there = " ".join(processes(str(tmp_path)))
         if moment == "daemon":
             return "zcached run" in there
         if moment == "programs":

@@ -19,6 +19,7 @@ import pytest
 from tests.agent.conftest import Result, Zcache, fails
 from zcache_agent import deploy
 from zcache_agent.binary import BUNDLED, DeployFailed, choose_binary, read_binary
+from zcache_agent.daemon import find
 from zcache_agent.deploy import Options
 from zcache_agent.device import Device, look
 from zcache_agent.errors import Usage
@@ -273,6 +274,21 @@ class TestDown:
         os.kill(pid, signal.SIGSTOP)
         fails(zcache("-s", "local", "--timeout", 0.5, "down"), 3, "0.5 s")
         assert zcache("-s", "local", "down", "--force").code == 0
+        assert not alive(pid)
+
+    def test_a_daemon_that_does_not_end(
+        self, up: Callable[..., Result], directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is told to end, is waited for, and lives on; killed it is only with force."""
+        monkeypatch.setattr(deploy, "_STOP_SECONDS", 1)
+        pid = up().json["pid"]
+        daemon = find(LocalTransport(str(directory), 0.5))
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(DeployFailed, match=f"pid {pid}\\) does not end") as caught:
+            deploy.stop(daemon, force=False)
+        assert (caught.value.name, caught.value.hint) == ("does_not_end", "--force kills it")
+        assert alive(pid)
+        deploy.stop(daemon, force=True)
         assert not alive(pid)
 
     def test_never_kills_another_process(self, up: Callable[..., Result], zcache: Zcache, directory: Path) -> None:

@@ -124,7 +124,9 @@ def start(config: str, directory: Path, *options: str) -> Daemon:
     )  # fmt: skip
     ready = re.fullmatch(r"ready pid=(\d+) version=\S+\n", done.stdout)
     assert ready
-    return Daemon(directory, binary, int(ready[1]))
+    daemon = Daemon(directory, binary, int(ready[1]))
+    assert daemon.ask("set params/pressure_shrink_percent 0") == "OK 0\n"  # whatever this machine is short of
+    return daemon
 
 
 @pytest.fixture(params=["host", "host-asan", "host-tsan"])

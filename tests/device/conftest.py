@@ -29,12 +29,13 @@ def _target_of(item: pytest.Item) -> str:
     return str(callspec.params.get("device", "")) if callspec else ""
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one target together, in the places where device tests stood."""
     places = [place for place, item in enumerate(items) if "device" in item.path.parts]
     ordered = sorted((items[place] for place in places), key=_target_of)
     for place, item in zip(places, ordered, strict=True):
+        item.add_marker(pytest.mark.minutes(8))
         items[place] = item
 
 

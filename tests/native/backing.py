@@ -3,25 +3,18 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from tests.native.driver import program
+from tests.native.driver import DIED, Child, numbers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MIB = 1 << 20
-DIED = 42
-"""Status of a driver that died on demand."""
 
 Key = tuple[int, int]
 """Object and index."""
-
-
-class Died(Exception):
-    """The driver did, as it was told to."""
 
 
 @dataclass(frozen=True)
@@ -34,44 +27,20 @@ class Record:
     flags: int = 0
 
 
-class Driver:
+class Driver(Child):
     def __init__(self, config: str) -> None:
-        self._process = subprocess.Popen(
-            [program(config, "zc_backing")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.log: list[tuple[str, str]] = []
-
-    def ask(self, *words: object) -> str:
-        request = " ".join(str(word) for word in words)
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(request + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer and self._process.wait() == DIED:
-            raise Died
-        assert answer, f"the driver ended at {request!r}: {self._process.returncode}"
-        self.log.append((request, answer.rstrip()))
-        return answer.rstrip()
+        super().__init__(config, "zc_backing")
 
     def fail(self, call: str, error: str, after: int, count: int) -> None:
         """Of the next calls of that name, so many fail."""
         assert self.ask("fault", call, error, after, count) == "ok"
 
     def stats(self) -> dict[str, int]:
-        return {name: int(value) for name, value in (pair.split("=") for pair in self.ask("stats").split())}
+        return numbers(self.ask("stats"))
 
     def end(self) -> None:
         """In good order: a sanitizer's complaint is an error here."""
-        self._process.communicate(timeout=60)
-        assert self._process.returncode in (0, DIED)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        assert self.ended() in (0, DIED)
 
 
 @dataclass

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """zc_driver as a child, and the pages it makes of a content's description."""
 
+import os
 import subprocess
 import zlib
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -12,6 +14,11 @@ from tests.support import BUILD, require_or_skip
 _WORD = (1 << 64) - 1
 _HALVES = 0x0F0F0F0F0F0F0F0F
 CONFIGS = ["host", "host-asan", "host-tsan"]
+DIED = 42
+"""Status of a program that died on demand."""
+PROC = Path(__file__).with_name("proc")
+ENVIRONMENT = os.environ | {"ZC_PROC": str(PROC)}
+"""Of programs whose stores have plenty of memory, whatever this machine has: its PSI never tells of a shortage."""
 
 
 def program(config: str, name: str = "zc_driver") -> Path:
@@ -22,44 +29,34 @@ def program(config: str, name: str = "zc_driver") -> Path:
     return path
 
 
-class Driver:
-    def __init__(self, config: str, page_size: int, *store: object) -> None:
-        self._process = subprocess.Popen([program(config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.page_size = page_size
+class Died(Exception):
+    """The program did, as it was told to."""
+
+
+class Child:
+    """A test program that answers each request with a line."""
+
+    def __init__(self, config: str, name: str) -> None:
+        self._process = subprocess.Popen(
+            [program(config, name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
         self.log: list[tuple[str, str]] = []
         """Requests and answers; a batch is one request of several lines."""
-        assert self.ask("store", page_size, *store) == "ok"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def ask(self, *words: object) -> str:
         request = " ".join(str(word) for word in words)
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(request + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # then there will be no answer either
+            self._process.stdin.write(request + "\n")
+            self._process.stdin.flush()
         answer = self._process.stdout.readline()
-        assert answer.endswith("\n"), f"the driver ended at {request!r}"
+        if not answer.endswith("\n"):
+            status = self.ended()
+            assert status == DIED, f"the program ended with {status} at {request!r}"
+            raise Died
         self.log.append((request, answer.rstrip()))
         return answer.rstrip()
-
-    def batch(self, command: str, pool: str, entries: list[str]) -> list[str]:
-        return self.ask("\n".join([f"{command} {pool}", *entries, "end"])).split(", ")
-
-    def stats(self, pool: str) -> dict[str, int]:
-        return _numbers(self.ask("stats", pool))
-
-    def totals(self) -> dict[str, int]:
-        return _numbers(self.ask("totals"))
-
-    def used(self) -> tuple[int, int]:
-        """Bytes: what the store says, what the OS says."""
-        used = _numbers(self.ask("used"))
-        return used["store"], used["os"]
 
     @property
     def pid(self) -> int:
@@ -70,17 +67,46 @@ class Driver:
         self.ended()
 
     def ended(self) -> int:
-        """Its status."""
+        """Its status, once its input has ended."""
         self._process.communicate(timeout=120)
         return self._process.returncode
 
+
+class Driver(Child):
+    def __init__(self, config: str, page_size: int, *store: object) -> None:
+        super().__init__(config, "zc_driver")
+        self.page_size = page_size
+        assert self.ask("store", page_size, *store) == "ok"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def batch(self, command: str, pool: str, entries: list[str]) -> list[str]:
+        return self.ask("\n".join([f"{command} {pool}", *entries, "end"])).split(", ")
+
+    def stats(self, pool: str) -> dict[str, int]:
+        return numbers(self.ask("stats", pool))
+
+    def totals(self) -> dict[str, int]:
+        return numbers(self.ask("totals"))
+
+    def used(self) -> tuple[int, int]:
+        """Bytes: what the store says, what the OS says."""
+        used = numbers(self.ask("used"))
+        return used["store"], used["os"]
+
     def close(self) -> None:
         """Ends it in good order: a sanitizer's complaint, or a page that was not freed, is an error here."""
-        self._process.communicate(timeout=120)
-        assert self._process.returncode == 0
+        status = self.ended()
+        if status == DIED:
+            raise Died
+        assert status == 0
 
 
-def _numbers(answer: str) -> dict[str, int]:
+def numbers(answer: str) -> dict[str, int]:
     return {name: int(value) for name, value in (pair.split("=") for pair in answer.split())}
 
 

@@ -12,12 +12,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <zcache/store.h>
+
 #include "base/base.h"
 
 #define FUZZ_INPUT_MAX (64u * 1024)
 #define FUZZ_FILES_MAX 64
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* A store that sees memory as $ZC_PROC tells it: Linux takes milliseconds to forget a PSI trigger. */
+static inline zc_store *fuzz_store(void)
+{
+    struct zc_store_config config = {.proc_dir = getenv("ZC_PROC")};
+    zc_store *store;
+
+    if (zc_store_create(&config, &store) != 0)
+        abort();
+    return store;
+}
 
 #ifndef ZC_LIBFUZZER
 

@@ -24,11 +24,9 @@ static void check_answer(const struct zc_text *answer)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct zc_control *control;
-    zc_store *store;
+    zc_store *store = fuzz_store();
     const char *at = (const char *)data, *end = at + size;
 
-    if (zc_store_create(NULL, &store) != 0)
-        abort();
     struct zc_mount mount = {zc_store_nodes, store};
     if (zc_control_create(&mount, 1, &control) != 0)
         abort();

@@ -77,10 +77,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct zc_data_server server;
     struct zc_log log = {.lock = PTHREAD_MUTEX_INITIALIZER, .dir = -1, .fd = -1};
     pthread_t feeder, drainer;
-    zc_store *store;
+    zc_store *store = fuzz_store();
     int ends[2];
 
-    if (zc_store_create(NULL, &store) != 0 || socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0)
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0)
         abort();
     for (int i = 0; i < 2; i++) {
         struct zc_pool_config config = {.name = names[i], .kind = i ? ZC_EPHEMERAL : ZC_PERSISTENT};

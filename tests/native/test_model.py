@@ -39,6 +39,7 @@ EXPLORES = 50 if os.environ.get("HYPOTHESIS_PROFILE") == "explore" else 1
 
 @pytest.mark.parametrize("page_size", [4096, 16384, 65536])
 @pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.minutes(1)
 @pytest.mark.timeout(600)
 def test_store_behaves_as_its_model(config: str, page_size: int) -> None:
     program(config)

@@ -11,6 +11,7 @@ from tools.soak import render, shortcomings, soak
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 20)
 
 
+@pytest.mark.minutes(SECONDS / 60)
 @pytest.mark.timeout(int(SECONDS) * 2 + 300)
 def test_everything_at_once_for_a_while() -> None:
     facts = soak(program("host", "zc_soak"), SECONDS, seed=4)
@@ -23,6 +24,7 @@ def test_everything_at_once_for_a_while() -> None:
     assert f"{facts['ops']['put']} puts" in render(facts)
 
 
+@pytest.mark.minutes(0.5)
 @pytest.mark.parametrize("config", ["host-asan", "host-tsan"])
 def test_under_the_sanitizers(config: str) -> None:
     """What the OS counts is theirs, too."""

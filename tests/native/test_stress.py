@@ -12,6 +12,7 @@ MIB = 1024 * 1024
 OPS = {"host": 30000, "host-asan": 8000, "host-tsan": 2500}
 
 
+@pytest.mark.minutes(0.5)
 @pytest.mark.parametrize(("page_size", "limit"), [(4096, 0), (16384, 8 * MIB)])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_threads_in_one_store(config: str, page_size: int, limit: int, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.driver import CONFIGS, program
+from tests.native.driver import CONFIGS, ENVIRONMENT, program
 from tests.native.traces import TRACES, answers, comparable, requests
 
 
@@ -14,6 +14,12 @@ from tests.native.traces import TRACES, answers, comparable, requests
 @pytest.mark.parametrize("config", CONFIGS)
 def test_trace(config: str, trace: Path) -> None:
     done = subprocess.run(
-        [program(config)], input=requests(trace), capture_output=True, text=True, timeout=120, check=True
+        [program(config)],
+        input=requests(trace),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env=ENVIRONMENT,
     )
     assert comparable(done.stdout) == answers(trace)

@@ -757,11 +757,14 @@ static void reclaim_zpage(struct worker *worker, zc_handle handle, uint64_t owne
 {
     struct shared *shared = worker->shared;
 
-    if (owner == ZC_NO_OWNER)
+    /* It may be read while half of it is written. */
+    uint32_t number = (uint32_t)(owner >> 32), index = (uint32_t)owner,
+             none = (uint32_t)ZC_NO_OWNER;
+    CHECK((number < shared->threads || number == none) && (index < PAGES || index == none));
+    if (number == none || index == none)
         return;
-    CHECK(owner >> 32 < shared->threads && (uint32_t)owner < PAGES);
-    struct worker *other = &shared->workers[owner >> 32];
-    struct page *page = &other->pages[(uint32_t)owner];
+    struct worker *other = &shared->workers[number];
+    struct page *page = &other->pages[index];
     pthread_mutex_lock(&other->lock);
     if (page->handle == handle) {
         zc_handle moved = 0;

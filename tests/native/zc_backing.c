@@ -38,6 +38,7 @@
 #include "base/node.h"
 #include "check.h"
 #include "faulty_io.h"
+#include "words.h"
 
 #define KEYS 8192
 #define BATCH_MAX 4096
@@ -69,25 +70,6 @@ struct driver {
     size_t moved, forgotten;
     struct words *words; /* of the running recover */
 };
-
-struct words {
-    size_t count;
-    char *word[16];
-};
-
-static void split(char *line, struct words *words)
-{
-    words->count = 0;
-    for (char *at = strtok(line, " \n"); at && words->count < 16; at = strtok(NULL, " \n"))
-        words->word[words->count++] = at;
-    for (size_t i = words->count; i < 16; i++)
-        words->word[i] = "";
-}
-
-static uint64_t number(const char *word)
-{
-    return strtoull(word, NULL, 10);
-}
 
 static void answer(int error)
 {
@@ -465,7 +447,7 @@ int main(void)
     struct words words;
 
     while (fgets(line, sizeof(line), stdin)) {
-        split(line, &words);
+        words_split(line, &words);
         if (words.count)
             run(&driver, &words);
         fflush(stdout);

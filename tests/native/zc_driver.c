@@ -66,6 +66,7 @@
 #include "store/entry.h"
 #include "store/limit.h"
 #include "store/pool.h"
+#include "words.h"
 
 #define BATCH_MAX 64
 #define LINE_SIZE 512
@@ -77,26 +78,6 @@ struct driver {
     char *page;
     bool damaged, large;
 };
-
-/* The words of a line. */
-struct words {
-    size_t count;
-    char *word[8];
-};
-
-static void split(char *line, struct words *words)
-{
-    words->count = 0;
-    for (char *at = strtok(line, " \n"); at && words->count < 8; at = strtok(NULL, " \n"))
-        words->word[words->count++] = at;
-    for (size_t i = words->count; i < 8; i++)
-        words->word[i] = "";
-}
-
-static uint64_t number(const char *word)
-{
-    return strtoull(word, NULL, 10);
-}
 
 static int complain(int error)
 {
@@ -175,10 +156,12 @@ static void say_done(int result)
 
 static void do_store(struct driver *driver, const struct words *words)
 {
+    const char *proc = words->count > 3 ? words->word[3] : getenv("ZC_PROC");
+
     driver->config = (struct zc_store_config){
         .page_size = (uint32_t)number(words->word[1]),
         .limit = number(words->word[2]),
-        .proc_dir = words->count > 3 ? strdup(words->word[3]) : NULL,
+        .proc_dir = proc ? strdup(proc) : NULL,
     };
     int error = driver->store ? -EEXIST : zc_store_create(&driver->config, &driver->store);
 
@@ -423,7 +406,7 @@ static void run_meanwhile(char *pending)
     memcpy(requests, pending, sizeof(requests));
     *pending = '\0';
     while ((request = strsep(&rest, ";"))) {
-        split(request, &words);
+        words_split(request, &words);
         if (words.count == 0)
             continue;
         run(meanwhile.driver, &words);
@@ -580,7 +563,7 @@ static void read_batch(const struct driver *driver, struct batch *batch)
 
     batch->count = 0;
     while (fgets(line, sizeof(line), stdin)) {
-        split(line, &words);
+        words_split(line, &words);
         if (strcmp(words.word[0], "end") == 0 || batch->count == BATCH_MAX)
             return;
         size_t i = batch->count++;
@@ -768,7 +751,7 @@ int main(void)
         bool is_pending = strncmp(line, pending, strlen(pending)) == 0;
         if (is_pending)
             do_meanwhile(&driver, line + strlen(pending));
-        split(line, &words);
+        words_split(line, &words);
         if (words.count == 0 || words.word[0][0] == '#')
             continue;
         if (!is_pending)
