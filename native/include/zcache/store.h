@@ -179,6 +179,7 @@ ZC_API int zc_pool_by_id(zc_store *store, uint32_t id, zc_pool **out);     /* -E
 ZC_API void zc_pool_release(zc_pool *pool);
 
 ZC_API uint32_t zc_pool_id(const zc_pool *pool); /* never used again after destroy */
+ZC_API uint32_t zc_pool_page_size(const zc_pool *pool); /* bytes */
 ZC_API const char *zc_pool_name(const zc_pool *pool);
 ZC_API enum zc_pool_kind zc_pool_get_kind(const zc_pool *pool);
 ZC_API void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out);
