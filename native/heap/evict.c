@@ -112,8 +112,50 @@ static size_t store_oldest(zc_heap *heap)
     return stored;
 }
 
-void zc_slots_forget(zc_heap *heap, const struct zc_region *region)
+/* ---- copies ---- */
+
+/* Has it come into the pool anew since? */
+static bool is_stale(const struct zc_copy *copy)
 {
+    uint8_t state = copy->region->pages[copy->page].state;
+
+    return state == ZC_PAGE_RESIDENT || state == ZC_PAGE_WAITING;
+}
+
+/* evicting and the lock are held, which is left meanwhile. */
+static void forget_copies(zc_heap *heap)
+{
+    struct zc_key keys[64];
+    int32_t results[64];
+
+    while (heap->copies) {
+        size_t count = 0;
+        for (size_t n = zc_min(heap->copies, 64); n; n--) {
+            const struct zc_copy *copy = &heap->copy[--heap->copies];
+            if (is_stale(copy))
+                keys[count++] = (struct zc_key){copy->region->object, (uint32_t)copy->page};
+        }
+        zc_change_tell(&heap->change);
+        zc_lock_leave(&heap->lock);
+        zc_flush_page_batch(heap->pool, keys, count, results);
+        zc_lock_take(&heap->lock);
+    }
+}
+
+static void forget_copies_of(zc_heap *heap, const struct zc_region *region)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < heap->copies; i++)
+        if (heap->copy[i].region != region)
+            heap->copy[kept++] = heap->copy[i];
+    heap->copies = kept;
+    zc_change_tell(&heap->change);
+}
+
+void zc_evict_forget(zc_heap *heap, const struct zc_region *region)
+{
+    forget_copies_of(heap, region);
     for (size_t i = 0; i < heap->used_slots; i++) {
         struct zc_slot *slot = &heap->ring[(heap->first_slot + i) % heap->slots];
         if (slot->region != region)
@@ -296,14 +338,16 @@ void *zc_evict_over_budget(void *arg)
 
     zc_lock_take(&heap->lock);
     while (!heap->stopping) {
-        if (!zc_is_over(heap) || heap->is_stuck) {
+        if (!heap->copies && (!zc_is_over(heap) || heap->is_stuck)) {
             zc_change_wait(&heap->over, &heap->lock, 0);
             continue;
         }
         zc_lock_leave(&heap->lock);
         zc_evicting_take(heap, &guard);
         zc_lock_take(&heap->lock);
-        down_to_budget(heap);
+        forget_copies(heap);
+        if (!heap->is_stuck)
+            down_to_budget(heap);
         zc_lock_leave(&heap->lock);
         zc_evicting_leave(heap, &guard);
         zc_lock_take(&heap->lock);

@@ -86,18 +86,18 @@ static void give_bounce(zc_heap *heap, const char *bounce)
     zc_change_tell(&heap->change);
 }
 
-/* The copy in the pool goes only once the page is in its place. */
+/* The copy in the pool is kept until the page is in its place. */
 static int load(zc_heap *heap, const struct zc_region *region, size_t at, char *bounce)
 {
-    uint32_t index = (uint32_t)at;
-    int error = zc_get(heap->pool, region->object, index, bounce, ZC_GET_PEEK);
-
-    if (error)
+    if (zc_get(heap->pool, region->object, (uint32_t)at, bounce, ZC_GET_PEEK) != 0)
         return -EIO;
-    error = zc_uffd_copy(&heap->uffd, zc_page_at(heap, region, at), bounce, heap->page_size);
-    if (!error)
-        zc_flush_page(heap->pool, region->object, index);
-    return error;
+    return zc_uffd_copy(&heap->uffd, zc_page_at(heap, region, at), bounce, heap->page_size);
+}
+
+static void note_copy(zc_heap *heap, struct zc_region *region, size_t at)
+{
+    heap->copy[heap->copies++] = (struct zc_copy){region, at};
+    zc_change_tell(&heap->over);
 }
 
 static int fill_stored(zc_heap *heap, struct zc_region *region, size_t at)
@@ -105,6 +105,8 @@ static int fill_stored(zc_heap *heap, struct zc_region *region, size_t at)
     struct zc_page *page = &region->pages[at];
 
     page->state = ZC_PAGE_FILLING;
+    while (heap->copies + ZC_BOUNCES > ZC_COPIES)
+        zc_change_wait(&heap->change, &heap->lock, 0);
     char *bounce = take_bounce(heap);
     zc_lock_leave(&heap->lock);
     int error = load(heap, region, at, bounce);
@@ -120,6 +122,7 @@ static int fill_stored(zc_heap *heap, struct zc_region *region, size_t at)
     heap->stats.stored_pages--;
     heap->stats.resident_pages++;
     heap->stats.faults_stored++;
+    note_copy(heap, region, at);
     came(heap, page, 1);
     return 0;
 }

@@ -26,7 +26,8 @@
 
 #define ZC_RUN_PAGES 16u /* moved at a time */
 #define ZC_SLOTS_MAX 256u
-#define ZC_BOUNCES 32u /* faults of stored pages at a time */
+#define ZC_BOUNCES 32u  /* faults of stored pages at a time */
+#define ZC_COPIES 1024u /* pages whose copies in the pool are to be forgotten */
 
 enum zc_page_state {
     ZC_PAGE_NEW,      /* never touched: zeros */
@@ -59,6 +60,13 @@ struct zc_slot {
     uint32_t waiting; /* bit i: page first + i waits here */
 };
 
+/* A page that is back in its place, and in the pool still: to forget it takes memory or frees some, which
+ * a signal handler may not do. The evictor does. */
+struct zc_copy {
+    struct zc_region *region;
+    size_t page;
+};
+
 struct zc_heap {
     zc_pool *pool;
     size_t page_size;
@@ -74,6 +82,9 @@ struct zc_heap {
     size_t region_count, region_room;
     uint64_t next_object;
     size_t hand_region, hand; /* the page that the sweep goes on with */
+
+    size_t copies;
+    struct zc_copy copy[ZC_COPIES];
 
     char *slot_memory;
     size_t slots, first_slot, used_slots;
@@ -123,8 +134,8 @@ void *zc_evict_over_budget(void *heap); /* a thread */
 /* evicting is held. Returns the pages put away. */
 size_t zc_evict_range(zc_heap *heap, struct zc_region *region, size_t first, size_t count);
 size_t zc_evict_idle(zc_heap *heap);
-/* evicting and lock are held: no page of the region waits any more. */
-void zc_slots_forget(zc_heap *heap, const struct zc_region *region);
+/* evicting and lock are held: no page of the region waits any more, or has a copy to be forgotten. */
+void zc_evict_forget(zc_heap *heap, const struct zc_region *region);
 static inline char *zc_slot_page(const zc_heap *heap, size_t slot, size_t i)
 {
     return heap->slot_memory + (slot * ZC_RUN_PAGES + i) * heap->page_size;

@@ -148,7 +148,7 @@ static void take_out(zc_heap *heap, struct zc_region *region)
 
     while (is_under_way(region))
         zc_change_wait(&heap->change, &heap->lock, 0);
-    zc_slots_forget(heap, region);
+    zc_evict_forget(heap, region);
     discount(heap, region);
     heap->region_count--;
     memmove(heap->regions + at, heap->regions + at + 1,
