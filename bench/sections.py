@@ -47,6 +47,7 @@ def measured(files: Sequence[Path]) -> Facts:
         for allocator in ALLOCATORS
     }
     facts["backing"] = {file.stem: backing(file) for file in files if file.stem in FEW_CORPORA}
+    facts["cold"] = {file.stem: cold(file) for file in files}
     facts["entropy"] = {file.stem: measure("entropy", file) for file in files}
     facts["corpora"] = {file.stem: beside_codec(file) for file in files}
     facts["used"] = {allocator: used(files[0], allocator) for allocator in ALLOCATORS}
@@ -88,7 +89,14 @@ def backing(file: Path) -> Facts:
     """Medians, and our speed's ratio to fio's."""
     say(f"{file.stem}: a backing store beside fio")
     facts = measure("backing", file, device=STORE, rounds=FEW_ROUNDS)
-    return medians(facts) | {f"{who}_ratio": ratio(facts[f"{who}_mbs"], facts["fio_mbs"]) for who in ("one", "two")}
+    return medians(facts) | {
+        f"{who}_ratio": ratio(facts[f"{who}_mbs"], facts["fio_mbs"]) for who in ("one", "two", *ALLOCATORS)
+    }
+
+
+def cold(file: Path) -> Facts:
+    say(f"{file.stem}: the cold tier")
+    return measure("cold", file)
 
 
 def beside_codec(file: Path) -> Facts:

@@ -18,10 +18,14 @@ _AT_MOST = (
     ("kept_rejected", "stored_puts"),
     ("written_gets", "gets"),
     ("read_errors", "written_gets"),
+    ("cold_extents", "cold_pages"),
+    ("cold_frames", "frames"),
 )
 """Pairs of a pool's counters of which the first counts a part of the second."""
 _CAUSES = ("evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph")
 """Of the pages that were reclaimed, each; and with _frames of the frames."""
+_WRITTEN_BY = ("writeback_user", "writeback_limit", "writeback_pressure")
+"""Likewise of those that were written back. Idle pages, which are too, leave page by page."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def _pools(values: Mapping[str, str]) -> dict[str, dict[str, int]]:
 
 
 def _held(pool: Mapping[str, int]) -> int:
-    return pool["zpages"] + pool["same_filled"] + pool["raw_pages"]
+    return pool["zpages"] + pool["same_filled"] + pool["raw_pages"] + pool["cold_pages"]
 
 
 def wrong_in_pool(pool: Mapping[str, int], page_size: int) -> Iterator[str]:
@@ -81,6 +85,9 @@ def wrong_in_pool(pool: Mapping[str, int], page_size: int) -> Iterator[str]:
     for whole, unit in (("reclaimed_zpages", ""), ("reclaimed_frames", "_frames")):
         by_cause = sum(pool[cause + unit] for cause in _CAUSES)
         yield from _equal(whole, pool[whole], "the evictions by cause", by_cause)
+    for whole, unit, idle in (("writeback_pages", "", pool["writeback_idle"]), ("writeback_frames", "_frames", 0)):
+        by_cause = sum(pool[cause + unit] for cause in _WRITTEN_BY) + idle
+        yield from _equal(whole, pool[whole], "the writebacks by cause", by_cause)
     parts = [(part, pool[part], whole, pool[whole]) for part, whole in _AT_MOST]
     for part, count, whole, most in [*parts, ("put_to_flush", pool["put_to_flush"], "the refusals", refused)]:
         if count > most:
@@ -112,7 +119,10 @@ def wrong_sums(values: Mapping[str, str]) -> Iterator[str]:
         "zbytes": total("zbytes"),
         "written_pages": total("written_pages"),
         "written_bytes": total("written_bytes"),
-        **{cause + unit: total(cause + unit) for cause in _CAUSES for unit in ("", "_frames")},
+        **{cause + unit: total(cause + unit) for cause in (*_CAUSES, *_WRITTEN_BY) for unit in ("", "_frames")},
+        "writeback_idle": total("writeback_idle"),
+        "cold_pages": total("cold_pages"),
+        "cold_bytes": total("cold_bytes"),
     }
     for name, counted in sums.items():
         yield from _equal(f"stats/{name}", int(values[f"stats/{name}"]), "what the pools have", counted)

@@ -21,7 +21,7 @@ struct alone *alone_new(const char *codec, const struct pages *pages, enum alone
     struct alone *alone = get_memory(sizeof(*alone));
     struct zc_text why = {0};
 
-    if (zc_codec_create(codec, pages->page_size, NULL, NULL, &alone->codec, &why) != 0)
+    if (zc_codec_create(codec, pages->page_size, 1, NULL, NULL, &alone->codec, &why) != 0)
         die(why.data ? why.data : "it cannot be had", codec);
     alone->compressor = get_memory(alone->codec->compressor_size);
     alone->decompressor = get_memory(alone->codec->decompressor_size);

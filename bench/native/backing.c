@@ -2,15 +2,14 @@
 /*
  * A packed backing store against fio, in turns, on the same file with the same block size and
  * O_DIRECT: how fast zpages are written that were compressed before. By one thread, which fills a
- * batch and then writes it; and by two, one filling while the other writes, as the store does it.
+ * batch and then writes it; and by two, one filling a batch while the other writes the one before, as
+ * writeback does. Then writeback itself: zpages are found in a pool, copied, written, and let go.
  *
  * Then what is written in all for each byte of zpages: filling; and, a random half freed, with
  * cleaning for as many again.
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +22,6 @@
 
 #define STORE_BYTES ((uint64_t)512 << 20)
 #define BLOCK_BYTES ((uint64_t)1 << 20)
-#define BATCHES 2
 #define BATCH_RECORDS 4096
 #define READ_SHARE 61   /* of so many records one is read */
 #define FREE_SEGMENTS 8 /* that cleaning keeps ready */
@@ -36,7 +34,7 @@ struct record {
 struct slot {
     struct zc_batch *batch;
     size_t first, count; /* of records */
-    bool is_last;
+    zc_place places[BATCH_RECORDS];
 };
 
 struct run {
@@ -49,10 +47,6 @@ struct run {
     size_t count, most;
     uint64_t bytes; /* of records */
     uint64_t seed;
-
-    /* Two threads hand batches to each other. */
-    struct slot slots[BATCHES];
-    sem_t empty, filled;
 };
 
 /* ---- the store ---- */
@@ -128,12 +122,10 @@ static bool fill(struct run *run, struct slot *slot)
 
 static void write_out(struct run *run, struct slot *slot)
 {
-    zc_place places[BATCH_RECORDS];
-
-    if (zc_batch_commit(slot->batch, places) != 0 || zc_batch_settle(slot->batch) != 0)
+    if (zc_batch_commit(slot->batch, slot->places) != 0 || zc_batch_settle(slot->batch) != 0)
         die("it cannot be written", run->options->device);
     for (size_t i = 0; i < slot->count; i++)
-        run->records[slot->first + i].place = places[i];
+        run->records[slot->first + i].place = slot->places[i];
 }
 
 static double mb_a_second(uint64_t bytes, double start)
@@ -156,45 +148,56 @@ static double by_one(struct run *run)
     return speed;
 }
 
-static void *writer(void *arg)
-{
-    struct run *run = arg;
-
-    run_on(OTHER_CPU, 0);
-    for (size_t i = 0;; i = (i + 1) % BATCHES) {
-        sem_wait(&run->filled);
-        bool is_last = run->slots[i].is_last;
-        write_out(run, &run->slots[i]);
-        sem_post(&run->empty);
-        if (is_last)
-            return NULL;
-    }
-}
-
 static double by_two(struct run *run)
 {
-    pthread_t thread;
-    bool more = true;
+    struct slot slots[2], *slot = slots, *under_way = NULL;
+    double start;
+    bool more;
 
-    sem_init(&run->empty, 0, BATCHES);
-    sem_init(&run->filled, 0, 0);
-    for (size_t i = 0; i < BATCHES; i++)
-        run->slots[i].batch = new_batch(run);
-    double start = now_ns();
-    if (pthread_create(&thread, NULL, writer, run) != 0)
-        die("no thread", "writer");
-    for (size_t i = 0; more; i = (i + 1) % BATCHES) {
-        sem_wait(&run->empty);
-        more = fill(run, &run->slots[i]);
-        run->slots[i].is_last = !more;
-        sem_post(&run->filled);
-    }
-    pthread_join(thread, NULL);
+    slots[0].batch = new_batch(run);
+    slots[1].batch = new_batch(run);
+    run_on_both();
+    start = now_ns();
+    do {
+        more = fill(run, slot);
+        if (under_way)
+            write_out(run, under_way);
+        zc_batch_start(slot->batch, slot->places);
+        under_way = slot;
+        slot = &slots[slot == slots];
+    } while (more);
+    write_out(run, under_way);
     double speed = mb_a_second(run->bytes, start);
-    for (size_t i = 0; i < BATCHES; i++)
-        zc_batch_destroy(run->slots[i].batch);
-    sem_destroy(&run->empty);
-    sem_destroy(&run->filled);
+    run_on(THIS_CPU, 0);
+    zc_batch_destroy(slots[0].batch);
+    zc_batch_destroy(slots[1].batch);
+    return speed;
+}
+
+/* As many zpages leave a pool by zc_pool_writeback(), but for some that the last batches leave no room. */
+static double by_pool(struct run *run, const char *allocator)
+{
+    struct options options = *run->options;
+    struct zc_pool_backing backing = {
+        .path = options.device, .layout = "packed", .size = STORE_BYTES, .reset = true};
+    struct zc_pool_stats stats;
+    struct zc_written_back done;
+
+    options.allocator = allocator;
+    zc_store *store = open_store(options.page_size);
+    zc_pool *pool = open_pool(store, &options);
+    put_distinct(pool, &run->pages, 0, run->count * 7 / 8);
+    if (zc_pool_set_backing(pool, &backing, NULL, 0) != 0)
+        die("it cannot be a backing store", options.device);
+    zc_pool_get_stats(pool, &stats);
+    run_on_both();
+    double start = now_ns();
+    if (zc_pool_writeback(pool, SIZE_MAX, &done) != 0)
+        die("it cannot be written", options.device);
+    double speed = mb_a_second(stats.zbytes, start);
+    run_on(THIS_CPU, 0);
+    close_pool(pool);
+    zc_store_destroy(store);
     return speed;
 }
 
@@ -345,6 +348,8 @@ void backing(const struct options *options)
     size_t rounds = options->rounds;
     double *fio = get_memory(rounds * sizeof(*fio)), *one = get_memory(rounds * sizeof(*one));
     double *two = get_memory(rounds * sizeof(*two)), *read_ns = get_memory(rounds * sizeof(*two));
+    double *zbud = get_memory(rounds * sizeof(*zbud));
+    double *zsmalloc = get_memory(rounds * sizeof(*zsmalloc));
     struct zc_backing_stats stats;
 
     if (!*options->device)
@@ -364,6 +369,8 @@ void backing(const struct options *options)
         read_ns[i] = read_some(&run);
         zc_backing_get_stats(run.backing, &stats);
         close_backing(&run);
+        zbud[i] = by_pool(&run, "zbud");
+        zsmalloc[i] = by_pool(&run, "zsmalloc");
     }
     printf("{\"store_bytes\": %" PRIu64 ", \"block_bytes\": %" PRIu64 ", \"is_direct\": %d, "
            "\"zpages\": %zu, \"zpage_bytes\": %.0f, ",
@@ -372,6 +379,8 @@ void backing(const struct options *options)
     print_series("fio_mbs", fio, rounds);
     print_series("one_mbs", one, rounds);
     print_series("two_mbs", two, rounds);
+    print_series("zbud_mbs", zbud, rounds);
+    print_series("zsmalloc_mbs", zsmalloc, rounds);
     print_series("read_ns", read_ns, rounds);
     print_wear(&run);
     printf("\"rounds\": %zu}\n", rounds);
@@ -382,6 +391,8 @@ void backing(const struct options *options)
     free(fio);
     free(one);
     free(two);
+    free(zbud);
+    free(zsmalloc);
     free(read_ns);
     unlink(options->device);
 }

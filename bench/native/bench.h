@@ -38,6 +38,7 @@ void sizes(const struct options *options);
 void reclaim(const struct options *options);
 void entropy(const struct options *options);
 void backing(const struct options *options);
+void cold(const struct options *options);
 void codecs(const struct options *options);
 
 /* ---- common.c: the process, its clock, its output ---- */
@@ -47,6 +48,8 @@ double now_ns(void);
 /* A thread, 0: this one, and those it starts from now on. Cores differ, and a virtual machine's
  * scheduler may leave two busy threads on one; a machine of one core has no choice. */
 void run_on(unsigned cpu, pid_t thread);
+/* This thread, and those it starts: THIS_CPU and OTHER_CPU, as they like. */
+void run_on_both(void);
 /* Page-aligned; ends the process where there is none. */
 void *get_memory(size_t bytes);
 /* A hypervisor gives a machine memory when it is touched, and takes back what was free for seconds:

@@ -30,6 +30,16 @@ void run_on(unsigned cpu, pid_t thread)
     sched_setaffinity(thread, sizeof(set), &set);
 }
 
+void run_on_both(void)
+{
+    cpu_set_t set;
+
+    CPU_ZERO(&set);
+    CPU_SET(THIS_CPU, &set);
+    CPU_SET(OTHER_CPU, &set);
+    sched_setaffinity(0, sizeof(set), &set);
+}
+
 void *get_memory(size_t bytes)
 {
     size_t page_size = (size_t)sysconf(_SC_PAGESIZE);

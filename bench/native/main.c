@@ -13,6 +13,7 @@
  *   zc_bench reclaim FILE   what is lost with the coldest frames
  *   zc_bench entropy FILE   which pages the entropy gate gets wrong
  *   zc_bench backing FILE   a backing store and fio on the same file, which is made: --device
+ *   zc_bench cold FILE      what has gone cold: memory and gets, by length of extents and level
  *   zc_bench codecs         those of this build
  *
  * Each takes --page-size --rounds --most --allocator --codec --checksums. Times are nanoseconds a
@@ -32,7 +33,8 @@ static const struct {
 } commands[] = {
     {"inproc", inproc},   {"socket", over_socket}, {"scale", scale},     {"used", used},
     {"zram", zram},       {"threads", threads},    {"compact", compact}, {"sizes", sizes},
-    {"reclaim", reclaim}, {"entropy", entropy},    {"backing", backing}, {"codecs", codecs},
+    {"reclaim", reclaim}, {"entropy", entropy},    {"backing", backing}, {"cold", cold},
+    {"codecs", codecs},
 };
 
 static const struct option flags[] = {

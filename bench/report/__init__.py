@@ -7,6 +7,7 @@ from .aims import aims, aims_table
 from .sections import (
     backing,
     beside_codec,
+    cold,
     compaction,
     entropy,
     reclaim,
@@ -45,6 +46,7 @@ def render(facts: Facts) -> str:
         compaction(facts),
         reclaim(facts),
         backing(facts),
+        cold(facts),
         sizes(facts),
         entropy(facts),
         beside_codec(facts),

@@ -3,9 +3,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 
 from bench.measure import Facts
 
+from .sections import cold_default, cold_to_zram, cold_to_zstd
 from .table import table
 from .zram import memory_ratio
 
@@ -31,7 +33,7 @@ class Aim:
 
 
 def aims(facts: Facts) -> list[Aim]:
-    return [*beside_zram(facts), *threads(facts), *memory(facts), *beside_codec(facts)]
+    return [*beside_zram(facts), *threads(facts), *memory(facts), *cold(facts), *beside_codec(facts)]
 
 
 def aims_table(found: Sequence[Aim]) -> str:
@@ -103,13 +105,27 @@ def memory(facts: Facts) -> list[Aim]:
         for corpus, f in backing.items()
         for what, when in (("filling", "filling"), ("again", "half freed"))
     }
-    speed = {corpus: f["two_ratio"] for corpus, f in backing.items()}
+    batches = {corpus: f["two_ratio"] for corpus, f in backing.items()}
+    speed = {f"{corpus}, {who}": f[f"{who}_ratio"] for corpus, f in backing.items() for who in ("zbud", "zsmalloc")}
     return [
+        Aim("speed of batches written, of fio's", 0.8, batches, 0.9, at_least=True),
         Aim("speed of writeback, of fio's", 0.8, speed, 0.9, at_least=True),
         Aim("bytes written a byte evicted, cleaning apart", 1.05, written),
         Aim("index and metadata a page, bytes", 40, metadata, 32),
         Aim("frames to bytes left, compacted", 1.1, frames),
         Aim("used_bytes against the OS, %", 2, difference),
+    ]
+
+
+def cold(facts: Facts) -> list[Aim]:
+    corpora = facts["cold"]
+    gets = {corpus: cold_default(f)["get_ns"] / cold_default(f)["zstd_get_ns"] for corpus, f in corpora.items()}
+    zram = geometric_mean(cold_to_zram(facts, corpus) for corpus in corpora)
+    zstd = geometric_mean(cold_to_zstd(f) for f in corpora.values())
+    return [
+        Aim("memory once cold, times less than zram's, lz4", 1.7, {"geometric mean": zram}, 1.8, at_least=True),
+        Aim("memory once cold, times less than zstd page by page", 1.1, {"geometric mean": zstd}, 1.15, at_least=True),
+        Aim("get of a page of an extent, of zstd's single page", 4, gets),
     ]
 
 

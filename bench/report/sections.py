@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The other sections, each with its aim and how it was measured."""
 
+from statistics import geometric_mean
+
 from bench.measure import Facts
 
 from .table import ms, percent, table, times, us
+
+COLD_LEVEL, COLD_EXTENT = 9, 4
+"""The defaults of cold_codec and cold_extent."""
+COLD_LEVELS = (3, 6, 9)
 
 THREADS = """
 ## Two threads
@@ -31,7 +37,7 @@ RECLAIM = """
 
 `zc_bench reclaim`: an ephemeral pool holds the corpus; a random fifth of its pages, the hot ones, were got since they
 were put; then a quarter of its frames is asked for, one at a time, and the coldest go. *Lost*: of the hot pages, and of
-the others. Pages left are given for each frame left.
+the others. Pages left are given for each frame left. *At random*: another such pool loses as many zpages, any of them.
 
 """
 
@@ -40,11 +46,28 @@ BACKING = """
 
 `zc_bench backing`, {few_rounds} rounds: zpages that were compressed before, into a packed backing store of
 {store_mib} MiB, in batches of 1 MiB, beside `fio` (psync) on the same file with the same block size, {direct}. *One*
-thread fills a batch, then writes it; of *two*, one fills while the other writes. Speed is that of the zpages' bytes
-alone. Aim: two at least 0.8 of fio. *Read*: one zpage, at random.
+thread fills a batch, then writes it; of *two*, one fills while the other writes. *zbud*, *zsmalloc*: writeback of a
+pool that has as many, where each zpage is found, verified and copied first, and its frame goes to the OS in the end.
+Speed is that of the zpages' bytes alone. Aim: at least 0.8 of fio. *Read*: one zpage, at random.
 
 What is written in all for each byte of zpages evicted: while the store was *filled*; and *again*, after a random half
 was freed, for three quarters as many. Aim: at most 1.05. *Cleaned* comes on top: what cleaning wrote for the latter.
+
+"""
+
+COLD = """
+## The cold tier
+
+`zc_bench cold`: each corpus, all gone cold, by the default of `cold_codec` and `cold_extent`,
+{codec} and {extent} pages. Memory is counted as beside zram: how many times less than zram with lz4 takes, and than
+zstd page by page in zsmalloc. *Get*: a random page of a random extent, no neighbour warmed, in turns with a random page
+by zstd alone; medians. Aims: at least 1.7 and 1.1 times less (geometric means); at most 4 times.
+
+"""
+
+COLD_CURVE = """
+What the default was chosen by, over all corpora: geometric means of *times less than zstd page by page* and, behind
+it, of *times a single-page get*; and microseconds a page to compress.
 
 """
 
@@ -154,7 +177,8 @@ def reclaim(facts: Facts) -> str:
     for allocator, corpora in facts["reclaim"].items():
         for corpus, f in corpora.items():
             left = f["hot"] + f["cold"] - f["zpages"]
-            row = [corpus, allocator, f["frames"], f["freed"], f"{f['zpages'] / f['freed']:.1f}", us(f["frame_ns"])]
+            row = [corpus, allocator, f["frames"], f["freed"]]
+            row += [*(times(f[frames] / f["zpages"]) for frames in ("freed", "random_freed")), us(f["frame_ns"])]
             row += [percent(f["hot_lost"], f["hot"]), percent(f["cold_lost"], f["cold"])]
             rows.append([*row, times(left / (f["frames"] - f["freed"]))])
     heads = [
@@ -162,7 +186,8 @@ def reclaim(facts: Facts) -> str:
         "",
         "frames",
         "freed",
-        "zpages a frame",
+        "frames a zpage",
+        "at random",
         "µs a frame",
         "hot lost",
         "others lost",
@@ -172,15 +197,65 @@ def reclaim(facts: Facts) -> str:
 
 
 def backing(facts: Facts) -> str:
+    ways = ("one", "two", "zbud", "zsmalloc")
     rows = []
     for corpus, f in facts["backing"].items():
-        row = [corpus, *(f"{f[f'{who}_mbs']:.0f}" for who in ("fio", "one")), times(f["one_ratio"])]
-        row += [f"{f['two_mbs']:.0f}", times(f["two_ratio"]), us(f["read_ns"])]
+        row: list[object] = [corpus, f"{f['fio_mbs']:.0f}"]
+        for who in ways:
+            row += [f"{f[f'{who}_mbs']:.0f}", times(f[f"{who}_ratio"])]
+        row.append(us(f["read_ns"]))
         rows.append([*row, *(f"{f[what]:.3f}" for what in ("filling_written", "again_written", "cleaned"))])
     one = next(iter(facts["backing"].values()))
     direct = "O_DIRECT both" if one["is_direct"] else "without O_DIRECT, which the file system does not have"
-    heads = ["corpus", "fio, MB/s", "one", "ratio", "two", "ratio", "read, µs", "filled", "again", "cleaned"]
+    heads = ["corpus", "fio, MB/s", *(head for who in ways for head in (who, "ratio"))]
+    heads += ["read, µs", "filled", "again", "cleaned"]
     return BACKING.format(**facts, store_mib=one["store_bytes"] >> 20, direct=direct) + table(heads, rows)
+
+
+def cold(facts: Facts) -> str:
+    rows = []
+    for corpus, f in facts["cold"].items():
+        point = cold_default(f)
+        row = [corpus, *(f"{value:.2f}" for value in (cold_to_zram(facts, corpus), cold_to_zstd(f)))]
+        rows.append(
+            [*row, us(point["get_ns"]), us(point["zstd_get_ns"]), times(point["get_ns"] / point["zstd_get_ns"])]
+        )
+    heads = ["corpus", "of zram", "of zstd", "get", "zstd get", "times"]
+    text = COLD.format(codec=f"zstd:{COLD_LEVEL}", extent=COLD_EXTENT) + table(heads, rows)
+    return text + COLD_CURVE + table(["pages", *(f"zstd:{level}" for level in COLD_LEVELS)], cold_curve(facts), left=1)
+
+
+def cold_curve(facts: Facts) -> list[list[object]]:
+    corpora = facts["cold"].values()
+    rows: list[list[object]] = []
+    for pages in sorted({point["pages"] for f in corpora for point in f["curve"]}):
+        row: list[object] = [pages]
+        for level in COLD_LEVELS:
+            points = [(f, cold_point(f, pages, level)) for f in corpora]
+            less = geometric_mean(f["zstd_bytes"] / point["used_bytes"] for f, point in points)
+            get = geometric_mean(point["get_ns"] / point["zstd_get_ns"] for _, point in points)
+            took = geometric_mean(point["recompress_ns"] for _, point in points)
+            row.append(f"{less:.2f}, {get:.1f}; {us(took)}")
+        rows.append(row)
+    return rows
+
+
+def cold_point(f: Facts, pages: int, level: int) -> Facts:
+    return next(point for point in f["curve"] if (point["pages"], point["level"]) == (pages, level))
+
+
+def cold_default(f: Facts) -> Facts:
+    return cold_point(f, COLD_EXTENT, COLD_LEVEL)
+
+
+def cold_to_zstd(f: Facts) -> float:
+    return float(f["zstd_bytes"] / cold_default(f)["used_bytes"])
+
+
+def cold_to_zram(facts: Facts, corpus: str) -> float:
+    """Times less a page than zram with lz4, whose pages are the whole corpus's."""
+    zram, f = facts["zram"]["lz4"][corpus]["memory"], facts["cold"][corpus]
+    return float(zram["zram"]["used_bytes"] / zram["pages"] / (cold_default(f)["used_bytes"] / f["pages"]))
 
 
 def sizes(facts: Facts) -> str:

@@ -106,7 +106,7 @@ struct zc_alloc_ops {
      * earlier, but one that was isolated and released may be left out for a while. */
     uint32_t (*isolate)(void *alloc, enum zc_isolate which);
     /* The zpage behind `after` (0: the first), which may have been freed meanwhile, with its owner,
-     * which may be ZC_NO_OWNER. False: no more. */
+     * which may be ZC_NO_OWNER, and as long as malloc() has not returned it, anything. False: no more. */
     bool (*next)(void *alloc, uint32_t isolated, zc_handle after, zc_handle *handle,
                  uint64_t *owner);
     /* Copies a zpage with its head to free space of frames in use; 0: no space, frames are never

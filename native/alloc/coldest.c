@@ -6,7 +6,7 @@
 
 #define SHARE 64u /* of the records, this part is found in a scan */
 #define ROOM_MIN 32u
-#define ROOM_MAX 2048u
+#define ROOM_MAX 16384u
 #define MIDDLE 0x80000000u /* the age of the first record offered: others may be older or younger */
 
 void zc_coldest_init(struct zc_coldest *coldest, struct zc_frames *frames)

@@ -18,6 +18,7 @@
 #include "base/base.h"
 #include "base/node.h"
 #include "base/table.h"
+#include "base/thread.h"
 #include "frame/frame.h"
 
 #define CHUNKS 64u /* a frame; one bit each in zbud.waiting */
@@ -47,10 +48,10 @@ struct zbud_frame {
 _Static_assert(sizeof(struct zbud_frame) == 24, "a record takes 24 bytes");
 
 struct zbud {
-    pthread_mutex_t lock;
     struct zc_frames *frames;
     size_t page_size, chunk_size;
     struct zc_table table; /* of zbud_frame */
+    pthread_mutex_t lock;  /* far from what is read without it */
     size_t zpage_count;
     uint64_t waiting;           /* bit n: unbuddied[n] is not empty */
     uint32_t unbuddied[CHUNKS]; /* first record of those with n chunks free; 0: none */
@@ -247,8 +248,43 @@ static zc_handle place_buddy(struct zbud *zbud, uint32_t number, unsigned chunks
     else
         set_younger(frame, stamp);
     set_place(zbud, number, place | (uint64_t)chunks << buddy_shift(which));
-    zc_owner_set(zpage_at(zbud, frame, which).head, ZC_NO_OWNER);
     return handle_of(number, which);
+}
+
+/* In the frame that it fills best; 0: none has room. */
+static zc_handle join_buddy(struct zbud *zbud, unsigned chunks, uint32_t stamp)
+{
+    zc_handle handle = 0;
+
+    pthread_mutex_lock(&zbud->lock);
+    uint32_t number = best_fit(zbud, chunks);
+    if (number)
+        handle = place_buddy(zbud, number, chunks, stamp);
+    pthread_mutex_unlock(&zbud->lock);
+    return handle;
+}
+
+/* In a new frame; 0: there is none to be had. */
+static zc_handle place_alone(struct zbud *zbud, unsigned chunks, uint32_t stamp)
+{
+    zc_handle handle = 0;
+    void *frame = zc_extent_get(zbud->frames, 1, 1);
+    if (!frame)
+        return 0;
+
+    pthread_mutex_lock(&zbud->lock);
+    uint32_t number = add_frame(zbud, frame);
+    if (number)
+        handle = place_buddy(zbud, number, chunks, stamp);
+    pthread_mutex_unlock(&zbud->lock);
+    if (!handle)
+        put_frame(zbud, frame);
+    return handle;
+}
+
+static struct zc_zpage map(const struct zbud *zbud, zc_handle handle)
+{
+    return zpage_at(zbud, frame_of(zbud, number_of(handle)), handle & 1);
 }
 
 /* ---- the allocator ---- */
@@ -259,7 +295,7 @@ static int zbud_create(struct zc_frames *frames, size_t page_size, void **alloc)
     if (!zbud)
         return -ENOMEM;
 
-    pthread_mutex_init(&zbud->lock, NULL);
+    zc_mutex_init_brief(&zbud->lock);
     zbud->frames = frames;
     zbud->page_size = page_size;
     zbud->chunk_size = page_size / CHUNKS;
@@ -286,27 +322,13 @@ static zc_handle zbud_malloc(void *alloc, size_t size, uint32_t stamp)
     struct zbud *zbud = alloc;
     size_t whole = size + ZC_ZHEAD_BYTES + zbud->chunk_size - 1;
     unsigned chunks = (unsigned)zc_min(zc_div_pow2(whole, zbud->chunk_size), CHUNKS);
-    zc_handle handle = 0;
 
     ZC_ASSERT(size > 0 && size <= zbud->page_size);
-    pthread_mutex_lock(&zbud->lock);
-    uint32_t number = best_fit(zbud, chunks);
-    if (number)
-        handle = place_buddy(zbud, number, chunks, stamp);
-    pthread_mutex_unlock(&zbud->lock);
-    if (handle)
-        return handle;
-
-    void *frame = zc_extent_get(zbud->frames, 1, 1);
-    if (!frame)
-        return 0;
-    pthread_mutex_lock(&zbud->lock);
-    number = add_frame(zbud, frame);
-    if (number)
-        handle = place_buddy(zbud, number, chunks, stamp);
-    pthread_mutex_unlock(&zbud->lock);
+    zc_handle handle = join_buddy(zbud, chunks, stamp);
     if (!handle)
-        put_frame(zbud, frame);
+        handle = place_alone(zbud, chunks, stamp);
+    if (handle) /* with no lock held: this memory is seldom in the cache */
+        zc_owner_set(map(zbud, handle).head, ZC_NO_OWNER);
     return handle;
 }
 
@@ -332,9 +354,7 @@ static void zbud_free(void *alloc, zc_handle handle)
 
 static struct zc_zpage zbud_map(void *alloc, zc_handle handle)
 {
-    const struct zbud *zbud = alloc;
-
-    return zpage_at(zbud, frame_of(zbud, number_of(handle)), handle & 1);
+    return map(alloc, handle);
 }
 
 static void zbud_touch(void *alloc, zc_handle handle, uint32_t stamp)
@@ -456,17 +476,11 @@ static zc_handle zbud_move(void *alloc, zc_handle handle)
     struct zbud_frame *frame = frame_of(zbud, number_of(handle));
     uint32_t stamp = atomic_load_explicit(&frame->stamp, memory_order_relaxed);
     unsigned chunks = buddy(place_of(frame), handle & 1);
-    zc_handle moved = 0;
-
-    pthread_mutex_lock(&zbud->lock);
-    uint32_t number = best_fit(zbud, chunks);
-    if (number)
-        moved = place_buddy(zbud, number, chunks, stamp);
-    pthread_mutex_unlock(&zbud->lock);
+    zc_handle moved = join_buddy(zbud, chunks, stamp);
     if (!moved)
         return 0;
 
-    struct zc_zpage from = zbud_map(zbud, handle), to = zbud_map(zbud, moved);
+    struct zc_zpage from = map(zbud, handle), to = map(zbud, moved);
     memcpy(to.bytes, from.bytes, chunks * zbud->chunk_size - ZC_ZHEAD_BYTES);
     to.head->checksum = from.head->checksum;
     zc_owner_set(to.head, zc_owner_get(from.head));

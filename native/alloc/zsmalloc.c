@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "alloc/zs.h"
+#include "base/thread.h"
 
 #define SHARE 16u        /* of a class's frames, that part is taken at a time */
 #define LENDER_SHARE 16u /* borrowed slots are larger by that part at most */
@@ -37,7 +38,7 @@ static int zs_create(struct zc_frames *frames, size_t page_size, void **alloc)
     zc_coldest_init(&zs->coldest, frames);
     for (unsigned i = 0; i < shapes.count; i++) {
         pthread_mutex_init(&zs->classes[i].filling, NULL);
-        pthread_mutex_init(&zs->classes[i].lock, NULL);
+        zc_mutex_init_brief(&zs->classes[i].lock);
     }
     charge(zs, own_bytes(zs));
     *alloc = zs;

@@ -4,8 +4,12 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/prctl.h>
 
+#include "base/thread.h"
 #include "frame/frame.h"
+
+#define STACK_BYTES (64u * 1024)
 
 void zc_backing_charge(struct zc_backing *backing, ptrdiff_t bytes)
 {
@@ -19,7 +23,8 @@ static ptrdiff_t own_bytes(const struct zc_backing *backing)
 {
     size_t segments = backing->segments ? (size_t)backing->geometry.count : 0;
 
-    return (ptrdiff_t)(sizeof(*backing) + segments * sizeof(*backing->segments));
+    return (ptrdiff_t)(sizeof(*backing) + segments * sizeof(*backing->segments) +
+                       backing->owed.len);
 }
 
 static void destroy(struct zc_backing *backing)
@@ -174,7 +179,7 @@ int zc_batch_create(struct zc_backing *backing, struct zc_batch **out)
 
 void zc_batch_destroy(struct zc_batch *batch)
 {
-    ZC_ASSERT(!batch->is_committed);
+    ZC_ASSERT(!batch->is_committed && !batch->is_started);
     batch->backing->ops->end(batch);
     zc_backing_charge(batch->backing, -batch_bytes(batch->backing));
     free_batch(batch);
@@ -223,12 +228,37 @@ int zc_batch_write(struct zc_batch *batch, zc_place *places)
     return 0;
 }
 
+static void *writer_main(void *arg)
+{
+    struct zc_batch *batch = arg;
+
+    prctl(PR_SET_NAME, "zc-write");
+    batch->error = zc_batch_write(batch, batch->places);
+    return NULL;
+}
+
+void zc_batch_start(struct zc_batch *batch, zc_place *places)
+{
+    ZC_ASSERT(!batch->is_committed && !batch->is_started);
+    if (batch->count == 0)
+        return;
+    batch->places = places;
+    batch->is_started = zc_thread_start(&batch->writer, STACK_BYTES, writer_main, batch) == 0;
+}
+
+static int await_writer(struct zc_batch *batch)
+{
+    pthread_join(batch->writer, NULL);
+    batch->is_started = false;
+    return batch->error;
+}
+
 int zc_batch_commit(struct zc_batch *batch, zc_place *places)
 {
     ZC_ASSERT(!batch->is_committed);
-    if (batch->count == 0)
+    if (!batch->is_started && batch->count == 0)
         return 0;
-    int error = zc_batch_write(batch, places);
+    int error = batch->is_started ? await_writer(batch) : zc_batch_write(batch, places);
     if (!error)
         zc_words_unsettled(batch->backing, batch);
     return error;

@@ -154,8 +154,14 @@ void zc_batch_destroy(struct zc_batch *batch);
  */
 int zc_batch_add(struct zc_batch *batch, const struct zc_record *record, void **bytes);
 
+/* Begins to write what was added, by a thread, so that the caller can fill another batch meanwhile. Then
+ * nothing may be done with this one but zc_batch_commit(), which waits for it. Where there is no thread to
+ * be had, nothing happens until then. */
+void zc_batch_start(struct zc_batch *batch, zc_place *places);
+
 /* Writes what was added, places[i] (as many as were added) being the i-th's: it can be read from
- * now on, in this process. -errno: nothing of it is written, and the batch is empty again. */
+ * now on, in this process. After zc_batch_start(), with the same places. -errno: nothing of it is written, and
+ * the batch is empty again. */
 int zc_batch_commit(struct zc_batch *batch, zc_place *places);
 
 /* Makes what was committed, and not been forgotten since, live; the batch is empty again.

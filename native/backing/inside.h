@@ -203,6 +203,12 @@ struct zc_batch {
     bool is_committed;
     uint16_t live[ZC_SLOTS]; /* by record: what settling is to write */
 
+    /* Between start and commit: who writes it, to where, and how that ended. */
+    bool is_started;
+    pthread_t writer;
+    zc_place *places;
+    int error;
+
     /* Packed: the buffer is what is to be written next to the segment, from `start` on. */
     uint32_t segment;
     uint32_t start, first; /* bytes and records that are in it already */

@@ -272,6 +272,9 @@ static int make_new(struct zc_backing *backing, const struct zc_backing_config *
     }
     if (config->size && medium->info.is_file)
         error = medium->io.extend(medium->io.arg, medium->meta, config->size);
+    if (error == -ENOSPC)
+        zc_text_add(why, "no room for %llu bytes; choose a smaller size, or another place",
+                    (unsigned long long)config->size);
     return error ? error : zc_medium_zero(medium, 0, backing->geometry.data_at);
 }
 

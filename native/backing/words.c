@@ -47,11 +47,13 @@ static int mark(struct zc_backing *backing, enum zc_super_state state)
 static void owe(struct zc_backing *backing, const void *bytes, size_t size, uint64_t at)
 {
     struct owed owed = {at, size};
+    size_t before = backing->owed.len;
 
     if (!atomic_exchange(&backing->is_failed, true))
         atomic_fetch_add(&backing->care, 1);
     zc_text_append(&backing->owed, (const char *)&owed, sizeof(owed));
     zc_text_append(&backing->owed, bytes, size);
+    zc_backing_charge(backing, (ptrdiff_t)(backing->owed.len - before));
     if (!backing->is_marked)
         backing->is_marked = mark(backing, ZC_SUPER_OWING) == 0;
 }
@@ -79,6 +81,7 @@ static int repay(struct zc_backing *backing)
     backing->is_marked = false; /* or half so */
     if (mark(backing, ZC_SUPER_OPEN) != 0)
         return -EIO;
+    zc_backing_charge(backing, -(ptrdiff_t)text->len);
     zc_text_free(text);
     backing->repaid = 0;
     atomic_store(&backing->is_failed, false);

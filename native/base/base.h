@@ -37,6 +37,16 @@ static inline size_t zc_max(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+static inline uint64_t zc_min64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline uint64_t zc_max64(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
 static inline size_t zc_div_up(size_t n, size_t by)
 {
     return (n + by - 1) / by;
@@ -62,6 +72,8 @@ static inline uint64_t zc_div_pow2(uint64_t n, uint64_t by)
 {
     return n >> __builtin_ctzll(by);
 }
+
+#define ZC_SECOND_NS UINT64_C(1000000000)
 
 /* CLOCK_MONOTONIC. */
 static inline uint64_t zc_now_ns(void)

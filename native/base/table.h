@@ -14,12 +14,13 @@
 #define ZC_TABLE_CHUNKS 27u /* so that 32-bit numbers end before they do */
 
 struct zc_table {
-    size_t record;   /* bytes, at least 4 */
+    size_t record; /* bytes, at least 4 */
+    char *chunks[ZC_TABLE_CHUNKS];
+    /* What changes often is not beside what zc_table_at() reads. */
     uint32_t used;   /* records in use */
     uint32_t top;    /* the largest number ever used since the table was empty */
     uint32_t unused; /* numbers given back, chained through their records' first bytes; 0: none */
     size_t bytes;    /* of the records up to top: what the table costs */
-    char *chunks[ZC_TABLE_CHUNKS];
 };
 
 void zc_table_init(struct zc_table *table, size_t record);

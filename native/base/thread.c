@@ -23,3 +23,15 @@ int zc_thread_start(pthread_t *thread, size_t stack, void *(*run)(void *arg), vo
     pthread_attr_destroy(&attr);
     return -error;
 }
+
+void zc_mutex_init_brief(pthread_mutex_t *mutex)
+{
+    pthread_mutexattr_t attr;
+
+    pthread_mutexattr_init(&attr);
+#ifdef __GLIBC__
+    pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
+    pthread_mutex_init(mutex, &attr);
+    pthread_mutexattr_destroy(&attr);
+}

@@ -10,6 +10,10 @@
 #include "base/node.h"
 #include "codec/kind.h"
 
+/* Of a run: more blocks, or smaller ones, cost more bytes than the time of a get is worth. */
+#define BLOCK_PAGES 2u
+#define BLOCKS_MAX 4u
+
 static const struct zc_codec_kind *const kinds[] = {
     &zc_lz4_kind,
     &zc_zstd_kind,
@@ -138,8 +142,8 @@ static int take_dictionary(struct zc_codec *codec, const char *spec, uint32_t id
     return -ENOENT;
 }
 
-int zc_codec_create(const char *spec, size_t page_size, zc_dictionary_find *find, void *arg,
-                    struct zc_codec **out, struct zc_text *why)
+int zc_codec_create(const char *spec, size_t page_size, unsigned pages, zc_dictionary_find *find,
+                    void *arg, struct zc_codec **out, struct zc_text *why)
 {
     struct wish wish;
     int error = parse(spec, &wish, why);
@@ -151,7 +155,9 @@ int zc_codec_create(const char *spec, size_t page_size, zc_dictionary_find *find
         return -ENOMEM;
     codec->kind = wish.kind;
     codec->level = wish.level;
-    codec->page_size = page_size;
+    codec->page_size = codec->block = page_size * pages;
+    if (pages > BLOCK_PAGES)
+        codec->block = page_size * zc_max(BLOCK_PAGES, pages / BLOCKS_MAX);
     codec->memory = sizeof(*codec);
     if (wish.has_dictionary)
         error = take_dictionary(codec, spec, wish.dictionary, find, arg, why);

@@ -36,12 +36,14 @@ size_t zc_dictionary_memory(const struct zc_dictionary *dictionary); /* bytes it
 
 struct zc_codec_kind;
 
-/* A kind of codec at a level, for pages of one size. Made once, then only read. */
+/* A kind of codec at a level, for pages of one size or runs of a number of them, which are its pages then. Made
+ * once, then only read. */
 struct zc_codec {
     const struct zc_codec_kind *kind;
-    int level; /* 0: of a kind that has none */
-    size_t page_size;
-    size_t bound;             /* bytes: the most that compressing a page can give */
+    int level;        /* 0: of a kind that has none */
+    size_t page_size; /* bytes; of all pages of a run */
+    size_t block;     /* bytes of a run that can be decompressed before the rest; page_size: none */
+    size_t bound;     /* bytes: the most that compressing a page can give */
     size_t compressor_size;   /* bytes of a compressor's state; 0: needs none */
     size_t decompressor_size; /* bytes of a decompressor's state; 0: needs none */
     size_t memory; /* bytes of heap that the codec costs, its dictionary and states left out */
@@ -52,21 +54,23 @@ struct zc_codec {
     size_t (*compress)(const struct zc_codec *codec, void *state, const void *page, void *dst);
     int (*decompress)(const struct zc_codec *codec, void *state, const void *src, size_t size,
                       void *page);
+    int (*decompress_some)(const struct zc_codec *codec, void *state, const void *src, size_t size,
+                           void *page, size_t upto); /* NULL: it cannot */
 };
 
 /* A new reference to the dictionary of that id; NULL: there is none. */
 typedef struct zc_dictionary *zc_dictionary_find(void *arg, uint32_t id);
 
 /*
- * Makes the codec that a spec names: NAME[:LEVEL][:dict=ID]. `find` is asked for the dictionary; NULL:
- * there are none.
+ * Makes the codec that a spec names: NAME[:LEVEL][:dict=ID], for runs of so many pages, a power of two. `find`
+ * is asked for the dictionary; NULL: there are none.
  *
  * -EINVAL: no such spec, level, or a dictionary where the kind takes none; -ENOENT: no such
  * dictionary; -ENOMEM. `why` (NULL: not wanted) then gets one line which names the value and what is
  * allowed.
  */
-int zc_codec_create(const char *spec, size_t page_size, zc_dictionary_find *find, void *arg,
-                    struct zc_codec **out, struct zc_text *why);
+int zc_codec_create(const char *spec, size_t page_size, unsigned pages, zc_dictionary_find *find,
+                    void *arg, struct zc_codec **out, struct zc_text *why);
 void zc_codec_destroy(struct zc_codec *codec); /* NULL: nothing */
 
 /* The same kind, level, page size and dictionary? */
@@ -96,6 +100,15 @@ static inline int zc_decompress(const struct zc_codec *codec, void *state, const
                                 size_t size, void *page)
 {
     return codec->decompress(codec, state, src, size, page);
+}
+
+/* The same of the first `upto` bytes, at least; what comes behind them is arbitrary then. */
+static inline int zc_decompress_some(const struct zc_codec *codec, void *state, const void *src,
+                                     size_t size, void *page, size_t upto)
+{
+    if (upto == codec->page_size || !codec->decompress_some)
+        return codec->decompress(codec, state, src, size, page);
+    return codec->decompress_some(codec, state, src, size, page, upto);
 }
 
 /* The estimated entropy of a page in millibits a byte, 0..ZC_ENTROPY_MAX, from a sample of it. Of random

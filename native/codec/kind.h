@@ -9,8 +9,8 @@ struct zc_codec_kind {
     const char *name;
     int min_level, max_level, default_level;
     bool takes_dictionary;
-    /* Fills in the sizes, functions and what it digests; kind, level, page_size and dictionary are
-     * set. -EINVAL: no dictionary for it; -ENOMEM. */
+    /* Fills in the sizes, functions and what it digests; kind, level, page_size, block and dictionary
+     * are set. -EINVAL: no dictionary for it; -ENOMEM. */
     int (*setup)(struct zc_codec *codec);
     void (*teardown)(struct zc_codec *codec); /* NULL: nothing to do */
     void (*init_compressor)(const struct zc_codec *codec, void *state);

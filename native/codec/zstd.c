@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * zstd. Its contexts live in the states, sized for one page, and allocate nothing. A zpage is a frame
- * without what is known anyway: magic, content size, dictionary id, checksum.
+ * without what is known anyway: magic, content size, dictionary id, checksum. That of a run is in blocks,
+ * of which the first ones can be decompressed alone.
  */
 #include <errno.h>
-#define ZSTD_STATIC_LINKING_ONLY /* static contexts, frames without magic */
+#define ZSTD_STATIC_LINKING_ONLY /* static contexts, frames without magic, blocks */
+#define ZSTD_DISABLE_DEPRECATE_WARNINGS
 #include <zstd.h>
 
 #include "base/base.h"
 #include "codec/kind.h"
+
+#define BLOCK_HEAD_BYTES 3u
 
 /* What both states are: a context somewhere in the bytes behind. */
 struct zstd_state {
@@ -37,6 +41,30 @@ static int zstd_decompress(const struct zc_codec *codec, void *state, const void
     return len == codec->page_size ? 0 : -EIO;
 }
 
+/* Block by block. */
+static int zstd_decompress_some(const struct zc_codec *codec, void *state, const void *src,
+                                size_t size, void *page, size_t upto)
+{
+    ZSTD_DCtx *context = ((struct zstd_state *)state)->context;
+    const char *from = src;
+    size_t done = 0, read = 0;
+
+    ZSTD_decompressBegin_usingDDict(
+        context, codec->dictionary ? zc_dictionary_digested(codec->dictionary) : NULL);
+    while (done < upto) {
+        size_t next = ZSTD_nextSrcSizeToDecompress(context);
+        if (next == 0 || next > size - read)
+            return -EIO;
+        size_t len = ZSTD_decompressContinue(context, (char *)page + done, codec->page_size - done,
+                                             from + read, next);
+        if (ZSTD_isError(len))
+            return -EIO;
+        read += next;
+        done += len;
+    }
+    return 0;
+}
+
 static ZSTD_compressionParameters parameters(const struct zc_codec *codec)
 {
     size_t dictionary = codec->dictionary ? zc_dictionary_size(codec->dictionary) : 0;
@@ -59,6 +87,9 @@ static void zstd_init_compressor(const struct zc_codec *codec, void *state)
     ZSTD_CCtx_setParameter(context, ZSTD_c_format, ZSTD_f_zstd1_magicless);
     ZSTD_CCtx_setParameter(context, ZSTD_c_contentSizeFlag, 0);
     ZSTD_CCtx_setParameter(context, ZSTD_c_dictIDFlag, 0);
+    if (codec->block < codec->page_size)
+        ZSTD_CCtx_setParameter(context, ZSTD_c_maxBlockSize,
+                               (int)zc_min(codec->block, ZSTD_BLOCKSIZE_MAX));
     ZSTD_CCtx_refCDict(context, codec->digested);
     mine->context = context;
 }
@@ -86,12 +117,15 @@ static int digest(struct zc_codec *codec)
 
 static int zstd_setup(struct zc_codec *codec)
 {
-    codec->bound = ZSTD_compressBound(codec->page_size);
+    codec->bound = ZSTD_compressBound(codec->page_size) +
+                   BLOCK_HEAD_BYTES * zc_div_up(codec->page_size, codec->block);
     codec->compressor_size =
         sizeof(struct zstd_state) + ZSTD_estimateCCtxSize_usingCParams(parameters(codec));
     codec->decompressor_size = sizeof(struct zstd_state) + ZSTD_estimateDCtxSize();
     codec->compress = zstd_compress;
     codec->decompress = zstd_decompress;
+    if (codec->block < codec->page_size)
+        codec->decompress_some = zstd_decompress_some;
     return codec->dictionary ? digest(codec) : 0;
 }
 

@@ -67,8 +67,9 @@ static char *next_word(char **at, bool *bad)
     return *bad ? NULL : word;
 }
 
-/* The one word that may follow get, list, dump, describe. */
-static int only_path(char *rest, bool optional, const char **path, struct zc_text *why)
+/* The place of the one word that may follow get, list, dump, describe; to be left, unless there is an error. */
+static int enter(struct zc_control *control, char *rest, bool optional, const char **path,
+                 struct zc_place *place, struct zc_text *why)
 {
     bool bad = false;
 
@@ -79,7 +80,7 @@ static int only_path(char *rest, bool optional, const char **path, struct zc_tex
         zc_text_add(why, "one PATH is needed; a path has no spaces");
         return -EINVAL;
     }
-    return 0;
+    return zc_place_find(control, *path, place, why);
 }
 
 /* ---- reading ---- */
@@ -89,9 +90,7 @@ static int do_get(struct zc_control *control, char *rest, struct zc_text *out, s
     struct zc_place place;
     const char *path;
 
-    int error = only_path(rest, false, &path, why);
-    if (!error)
-        error = zc_place_find(control, path, &place, why);
+    int error = enter(control, rest, false, &path, &place, why);
     if (error)
         return error;
 
@@ -114,9 +113,7 @@ static int do_list(struct zc_control *control, char *rest, struct zc_text *out, 
     struct zc_place place;
     const char *path;
 
-    int error = only_path(rest, true, &path, why);
-    if (!error)
-        error = zc_place_find(control, path, &place, why);
+    int error = enter(control, rest, true, &path, &place, why);
     if (error)
         return error;
     error = zc_tree_list(control, &place, out);
@@ -131,9 +128,7 @@ static int do_dump(struct zc_control *control, char *rest, struct zc_text *out, 
     struct zc_place place;
     const char *path;
 
-    int error = only_path(rest, true, &path, why);
-    if (!error)
-        error = zc_place_find(control, path, &place, why);
+    int error = enter(control, rest, true, &path, &place, why);
     if (error)
         return error;
     error = zc_tree_dump(control, &place, path, out);
@@ -147,9 +142,7 @@ static int do_describe(struct zc_control *control, char *rest, struct zc_text *o
     struct zc_place place;
     const char *path;
 
-    int error = only_path(rest, true, &path, why);
-    if (!error)
-        error = zc_place_find(control, path, &place, why);
+    int error = enter(control, rest, true, &path, &place, why);
     if (error)
         return error;
     zc_tree_describe(control, &place, path, out);

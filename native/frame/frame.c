@@ -13,6 +13,8 @@
 
 #include "base/base.h"
 #include "base/thread.h"
+#include "frame/map.h"
+#include "frame/pieces.h"
 #include "frame/shelf.h"
 
 #ifndef MADV_POPULATE_WRITE
@@ -53,6 +55,7 @@ struct zc_frames {
     _Atomic size_t budget;
     _Atomic size_t taken, ready, filling, head_total; /* filling: about to be ready */
     _Atomic size_t charged;
+    struct zc_pieces pieces;
 
     pthread_t refiller;
     bool has_refiller, asleep, stopping;
@@ -100,7 +103,7 @@ int zc_frames_create(size_t page_size, struct zc_frames **out)
     if (!frames)
         return -ENOMEM;
 
-    pthread_mutex_init(&frames->lock, NULL);
+    zc_mutex_init_brief(&frames->lock);
     pthread_cond_init(&frames->wants, NULL);
     pthread_cond_init(&frames->filled, NULL);
     frames->page_size = page_size;
@@ -118,6 +121,7 @@ int zc_frames_create(size_t page_size, struct zc_frames **out)
     frames->has_huge = huge_page_size() == frames->run_size;
     zc_shelf_init(&frames->fresh_runs);
     zc_shelf_init(&frames->ready_runs);
+    zc_pieces_init(&frames->pieces);
     start_refiller(frames);
     *out = frames;
     return 0;
@@ -126,7 +130,8 @@ int zc_frames_create(size_t page_size, struct zc_frames **out)
 static size_t metadata_bytes(const struct zc_frames *frames)
 {
     return atomic_load_explicit(&frames->head_total, memory_order_relaxed) +
-           atomic_load_explicit(&frames->charged, memory_order_relaxed);
+           atomic_load_explicit(&frames->charged, memory_order_relaxed) +
+           atomic_load_explicit(&frames->pieces.slack, memory_order_relaxed);
 }
 
 /* Frames in the reserve, or soon. */
@@ -169,22 +174,6 @@ static size_t index_of(const struct zc_frames *frames, const void *frame)
 
 /* ---- runs ---- */
 
-/* Address space aligned to its own size. NULL: none left. */
-static void *map_aligned(size_t size)
-{
-    char *wide = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (wide == MAP_FAILED)
-        return NULL;
-
-    char *base = (char *)(((uintptr_t)wide + size - 1) & ~(uintptr_t)(size - 1));
-    if (base > wide)
-        munmap(wide, (size_t)(base - wide));
-    if (base < wide + size)
-        munmap(base + size, (size_t)(wide + size - base));
-    return base;
-}
-
 static bool make_resident(struct zc_frames *frames, char *addr, size_t len)
 {
     if (!frames->no_populate) {
@@ -217,7 +206,7 @@ static bool wants_huge(const struct zc_frames *frames)
 /* A new run with all its frames fresh; a huge one has memory behind them all. Needs no lock. */
 static struct run *run_map(struct zc_frames *frames, bool is_huge)
 {
-    struct run *run = map_aligned(frames->run_size);
+    struct run *run = zc_map_aligned(frames->run_size);
     if (!run)
         return NULL;
 
@@ -401,11 +390,19 @@ static bool refill_extent(struct zc_frames *frames, size_t count, size_t most)
     return resident;
 }
 
+/* Are there fresh frames to be used before another huge run comes? A few are left to those who want a part of
+ * an extent: for each of these a run of small pages would come, and all of it be used. */
+static bool has_fresh(const struct zc_frames *frames, size_t count)
+{
+    return frames->fresh_runs.count > frames->taken / HUGE_SHARE &&
+           zc_shelf_may_have(&frames->fresh_runs, count);
+}
+
 /* Puts frames into the reserve, at least `count` adjacent ones; another thread may take them first.
  * False: over the budget, or the OS has none. */
 static bool refill(struct zc_frames *frames, size_t count)
 {
-    bool is_huge = wants_huge(frames) && !zc_shelf_may_have(&frames->fresh_runs, count) &&
+    bool is_huge = wants_huge(frames) && !has_fresh(frames, count) &&
                    used_bytes(frames) + frames->run_size + HEADROOM <= frames->budget;
 
     if (is_huge && refill_huge(frames))
@@ -615,6 +612,16 @@ void zc_frames_charge(struct zc_frames *frames, ptrdiff_t bytes)
     atomic_fetch_add_explicit(&frames->charged, (size_t)bytes, memory_order_relaxed);
 }
 
+void *zc_piece_get(struct zc_frames *frames, unsigned kind, size_t size)
+{
+    return zc_pieces_take(&frames->pieces, kind, size);
+}
+
+void zc_piece_put(struct zc_frames *frames, void *piece)
+{
+    zc_pieces_give(&frames->pieces, piece);
+}
+
 void zc_frames_set_reserve(struct zc_frames *frames, size_t count)
 {
     pthread_mutex_lock(&frames->lock);
@@ -652,6 +659,7 @@ void zc_frames_destroy(struct zc_frames *frames)
         pthread_join(frames->refiller, NULL);
     drain(frames, 0);
     ZC_ASSERT(frames->head_total == 0);
+    zc_pieces_fini(&frames->pieces);
     pthread_cond_destroy(&frames->wants);
     pthread_cond_destroy(&frames->filled);
     pthread_mutex_destroy(&frames->lock);

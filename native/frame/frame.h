@@ -27,13 +27,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ZC_EXTENT_MAX 8u /* frames */
+#define ZC_EXTENT_MAX 8u   /* frames */
+#define ZC_PIECE_KINDS 16u /* sizes of pieces */
+#define ZC_PIECE_MAX 8192u /* bytes */
 
 struct zc_frames;
 
 struct zc_frames_stats {
     size_t taken, ready;   /* frames */
-    size_t metadata_bytes; /* heads of runs, and what others charged */
+    size_t metadata_bytes; /* heads of runs, pieces, and what others charged */
     size_t used_bytes;     /* (taken + ready) * page_size + metadata_bytes */
 };
 
@@ -60,6 +62,16 @@ void zc_frames_set_budget(struct zc_frames *frames, size_t bytes);
 bool zc_frames_have_room(const struct zc_frames *frames);
 /* Bytes that others allocated (or, negative, freed) for what the frames hold; part of used_bytes. */
 void zc_frames_charge(struct zc_frames *frames, ptrdiff_t bytes);
+
+/*
+ * Memory in small pieces, of a few sizes, for what comes and goes in large numbers: it goes back to the
+ * OS when it is free, and counts for as long as it does not. A piece is zeroed and aligned to 16 bytes; all of
+ * a kind, 0..ZC_PIECE_KINDS - 1, are of one size, a multiple of 16. Their bytes are for the owner to charge;
+ * what is held beyond them is part of metadata_bytes. NULL: the OS has no memory.
+ */
+void *zc_piece_get(struct zc_frames *frames, unsigned kind, size_t size);
+void zc_piece_put(struct zc_frames *frames, void *piece);
+
 /* How many ready frames to keep; 0: as few as can be. A larger reserve shrinks at once. */
 void zc_frames_set_reserve(struct zc_frames *frames, size_t count);
 size_t zc_frames_reserve(const struct zc_frames *frames);

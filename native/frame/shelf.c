@@ -40,6 +40,7 @@ size_t zc_stock_adjacent(const struct zc_stock *stock, size_t first)
 void zc_shelf_init(struct zc_shelf *shelf)
 {
     shelf->stocked = 0;
+    shelf->count = 0;
     for (size_t i = 0; i < ZC_EXTENT_MAX; i++)
         zc_list_init(&shelf->stocks[i]);
 }
@@ -69,6 +70,7 @@ void zc_stock_put(struct zc_shelf *shelf, struct zc_stock *stock, size_t first, 
 {
     flip(stock->bits, first, count);
     stock->count += (uint32_t)count;
+    shelf->count += count;
 
     size_t adjacent = adjacent_before(stock->bits, first) + zc_stock_adjacent(stock, first);
     shelve(shelf, stock, zc_max(stock->longest, zc_min(adjacent, ZC_EXTENT_MAX)));
@@ -79,6 +81,7 @@ void zc_stock_take(struct zc_shelf *shelf, struct zc_stock *stock, size_t first,
 {
     flip(stock->bits, first, count);
     stock->count -= (uint32_t)count;
+    shelf->count -= count;
     if (stock->count == 0)
         shelve(shelf, stock, 0);
     zc_stock_check(stock);
@@ -88,6 +91,7 @@ void zc_stock_clear(struct zc_shelf *shelf, struct zc_stock *stock)
 {
     for (size_t i = 0; i < stock->words; i++)
         stock->bits[i] = 0;
+    shelf->count -= stock->count;
     stock->count = 0;
     shelve(shelf, stock, 0);
 }

@@ -33,6 +33,7 @@ struct zc_stock {
 struct zc_shelf {
     struct zc_link stocks[ZC_EXTENT_MAX]; /* [n - 1]: those whose longest is n */
     uint32_t stocked;                     /* bit n - 1: there are some */
+    size_t count;                         /* frames, of all stocks */
 };
 
 void zc_shelf_init(struct zc_shelf *shelf);

@@ -20,8 +20,11 @@ static size_t sum_classes(zc_store *store, const struct zc_alloc_ops *ops,
     pthread_mutex_lock(&store->pools_lock);
     for (struct zc_link *at = store->pools.next; at != &store->pools; at = at->next) {
         zc_pool *pool = ZC_CONTAINER(at, zc_pool, link);
-        if (pool->alloc_ops == ops)
-            count = ops->class_stats(pool->alloc, classes, CLASSES_MAX);
+        for (unsigned i = 0; i < ZC_TIERS; i++) {
+            struct zc_tier tier = zc_tier(pool, i);
+            if (tier.alloc && tier.ops == ops)
+                count = ops->class_stats(tier.alloc, classes, CLASSES_MAX);
+        }
     }
     pthread_mutex_unlock(&store->pools_lock);
     return count;

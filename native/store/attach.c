@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 #include "store/entry.h"
+#include "store/limit.h"
 
 #define OVERHEAD 64u /* bytes of a record in a store besides the page's, at most */
 
@@ -70,6 +71,15 @@ struct recovery {
     bool is_held[ZC_POOL_CODECS];    /* known, by slot */
 };
 
+/* Returns false. It has a checksum, so another version wrote it; it is to stay for that. */
+static bool makes_no_sense(struct recovery *recovery, const struct zc_record *record)
+{
+    zc_text_add(recovery->why, "page %" PRIu64 "/%" PRIu32 " there is not of this version's making",
+                record->object, record->index);
+    recovery->error = -EUCLEAN;
+    return false;
+}
+
 /* Which of the pool's codecs made it. */
 static bool find_codec(struct recovery *recovery, const struct zc_record *record, unsigned *number)
 {
@@ -79,17 +89,19 @@ static bool find_codec(struct recovery *recovery, const struct zc_record *record
     if (record->flags & (ZC_RECORD_RAW | ZC_RECORD_FILL))
         return true;
     if (slot >= ZC_POOL_CODECS || !recovery->is_held[slot]) {
-        recovery->error = zc_slots_hold(&recovery->pool->writeback.slots, slot, recovery->pool,
-                                        &recovery->number[slot % ZC_POOL_CODECS], recovery->why);
+        recovery->error =
+            zc_slots_hold(&recovery->pool->writeback.slots, slot, record->pages, recovery->pool,
+                          &recovery->number[slot % ZC_POOL_CODECS], recovery->why);
         if (recovery->error)
             return false;
         recovery->is_held[slot] = true;
     }
     *number = recovery->number[slot];
-    return true;
+    size_t room = zc_codecs_at(&recovery->pool->codecs, *number)->page_size;
+    return room == record->pages * recovery->pool->store->page_size ||
+           makes_no_sense(recovery, record);
 }
 
-/* It has a checksum, so this is but to be safe from one that another version wrote. */
 static bool is_sound(const zc_pool *pool, const struct zc_record *record)
 {
     size_t page_size = pool->store->page_size;
@@ -138,8 +150,8 @@ static bool recover(void *arg, const struct zc_record *found, zc_place place)
         return true;                                         /* it stays there */
     kept.flags |= recovery->is_in_place ? ZC_RECORD_RAW : 0; /* there is no room for it there */
     if (!is_sound(recovery->pool, record))
-        return false;
-    if (!find_codec(recovery, record, &number))
+        makes_no_sense(recovery, record);
+    if (recovery->error || !find_codec(recovery, record, &number))
         return true;
     for (unsigned i = 0; i < record->pages; i++) {
         if (!(record->live >> i & 1))
@@ -161,7 +173,7 @@ struct found {
     } at[256];
 };
 
-static bool find_written(void *arg, uint32_t number, const struct zc_entry *entry)
+static bool find_written(void *arg, uint32_t number, struct zc_entry *entry)
 {
     struct found *found = arg;
 
@@ -268,6 +280,8 @@ static int attach_locked(zc_pool *pool, const struct zc_pool_backing *backing,
     error = recover_all(pool, store, why);
     if (error)
         zc_backing_close(store, true);
+    else
+        zc_limit_reconsider(pool);
     return error;
 }
 
@@ -340,12 +354,14 @@ bool zc_writeback_has_room(zc_pool *pool, const struct zc_pool_stats *stats)
 {
     struct zc_backing *store = zc_writeback_enter(pool);
     struct zc_backing_stats there;
-    uint64_t pages = stats->zpages + stats->raw_pages + stats->same_filled, needed;
+    uint64_t pages = stats->zpages + stats->raw_pages + stats->same_filled + stats->cold_pages,
+             needed;
     bool has_room = false;
 
     if (store) {
         zc_backing_get_stats(store, &there);
-        needed = stats->zbytes + stats->raw_pages * pool->store->page_size + pages * OVERHEAD;
+        needed = stats->zbytes + stats->cold_bytes + stats->raw_pages * pool->store->page_size +
+                 pages * OVERHEAD;
         if (there.layout == ZC_IN_PLACE)
             needed = pages * pool->store->page_size;
         has_room = !there.is_failed &&

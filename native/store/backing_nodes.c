@@ -8,12 +8,6 @@
 #include "store/nodes.h"
 #include "store/pool.h"
 
-struct request {
-    struct zc_pool_backing backing; /* path NULL: none */
-    char path[1024];                /* as it is told, to be pointed to */
-    char layout[16];
-};
-
 static int take_text(const char *value, size_t len, char *out, size_t size)
 {
     if (len == 0 || len >= size)
@@ -40,7 +34,7 @@ static int take_size(const char *value, size_t len, uint64_t *out)
 }
 
 /* One KEY=VALUE. */
-static int take_word(struct request *request, const char *word, size_t len)
+static int take_word(struct zc_backing_request *request, const char *word, size_t len)
 {
     static const char *const keys[] = {"path=", "layout=", "size=", "reset=", "direct="};
     struct zc_pool_backing *backing = &request->backing;
@@ -68,9 +62,9 @@ static int take_word(struct request *request, const char *word, size_t len)
     }
 }
 
-static int parse(const char *value, struct request *request, struct zc_text *why)
+int zc_parse_backing(const char *value, struct zc_backing_request *request, struct zc_text *why)
 {
-    *request = (struct request){0};
+    *request = (struct zc_backing_request){0};
     if (strcmp(value, "none") == 0)
         return 0;
     while (*(value += strspn(value, " "))) {
@@ -86,7 +80,7 @@ static int parse(const char *value, struct request *request, struct zc_text *why
     }
     if (request->path[0] == '/')
         return 0;
-    zc_text_add(why, "backing: path='%s' is needed, from / on; or none", request->path);
+    zc_text_add(why, "backing: '%s' is no path from / on, nor none", request->path);
     return -EINVAL;
 }
 
@@ -99,18 +93,18 @@ int zc_show_backing(void *view, const struct zc_node *node, struct zc_text *out)
 
 int zc_check_backing(void *view, const struct zc_node *node, const char *value, struct zc_text *why)
 {
-    struct request request;
+    struct zc_backing_request request;
 
     (void)view;
     (void)node;
-    return parse(value, &request, why);
+    return zc_parse_backing(value, &request, why);
 }
 
 int zc_store_backing(void *view, const struct zc_node *node, const char *value, struct zc_text *why)
 {
     zc_pool *pool = zc_pool_of_view(view);
-    struct request request;
-    int error = parse(value, &request, why);
+    struct zc_backing_request request;
+    int error = zc_parse_backing(value, &request, why);
 
     (void)node;
     if (error)

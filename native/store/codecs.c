@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/large.h"
 #include "store/pool.h"
 #include "store/store.h"
 
@@ -12,6 +13,22 @@ static void charge(zc_pool *pool, ptrdiff_t bytes)
 {
     atomic_fetch_add_explicit(&pool->metadata_bytes, (size_t)bytes, memory_order_relaxed);
     zc_frames_charge(pool->store->frames, bytes);
+}
+
+/* The memory of what compresses or decompresses. */
+static void *state_new(zc_pool *pool, size_t size)
+{
+    void *state = zc_large_get(size);
+
+    if (state)
+        charge(pool, (ptrdiff_t)zc_large_bytes(size));
+    return state;
+}
+
+static void state_free(zc_pool *pool, void *state, size_t size)
+{
+    charge(pool, -(ptrdiff_t)zc_large_bytes(size));
+    zc_large_put(state, size);
 }
 
 static struct zc_dictionary *find_dictionary(void *store, uint32_t id)
@@ -22,17 +39,18 @@ static struct zc_dictionary *find_dictionary(void *store, uint32_t id)
 int zc_codecs_check(zc_store *store, const char *spec, struct zc_text *why)
 {
     struct zc_codec *codec;
-    int error = zc_codec_create(spec, store->page_size, find_dictionary, store, &codec, why);
+    int error = zc_codec_create(spec, store->page_size, 1, find_dictionary, store, &codec, why);
 
     if (!error)
         zc_codec_destroy(codec);
     return error;
 }
 
-static int codec_new(zc_pool *pool, const char *spec, struct zc_codec **codec, struct zc_text *why)
+static int codec_new(zc_pool *pool, const char *spec, unsigned pages, struct zc_codec **codec,
+                     struct zc_text *why)
 {
-    int error =
-        zc_codec_create(spec, pool->store->page_size, find_dictionary, pool->store, codec, why);
+    int error = zc_codec_create(spec, pool->store->page_size, pages, find_dictionary, pool->store,
+                                codec, why);
 
     if (!error)
         charge(pool, (ptrdiff_t)(*codec)->memory);
@@ -52,8 +70,7 @@ static void number_free(zc_pool *pool, unsigned number)
 
     for (; compressor; compressor = next) {
         next = compressor->next;
-        charge(pool, -(ptrdiff_t)compressor->size);
-        free(compressor);
+        zc_compressor_free(pool, compressor);
     }
     codec_free(pool, pool->codecs.by_number[number].codec);
     memset(&pool->codecs.by_number[number], 0, sizeof(pool->codecs.by_number[number]));
@@ -61,7 +78,7 @@ static void number_free(zc_pool *pool, unsigned number)
 
 int zc_codecs_init(zc_pool *pool, const char *spec, struct zc_text *why)
 {
-    int error = codec_new(pool, spec, &pool->codecs.by_number[0].codec, why);
+    int error = codec_new(pool, spec, 1, &pool->codecs.by_number[0].codec, why);
 
     if (error)
         return error;
@@ -76,8 +93,11 @@ void zc_codecs_fini(zc_pool *pool)
 
     for (; decompressor; decompressor = next) {
         next = decompressor->next;
-        charge(pool, -(ptrdiff_t)decompressor->size);
-        free(decompressor);
+        state_free(pool, decompressor, decompressor->size);
+    }
+    for (struct zc_room *room = pool->codecs.rooms, *after; room; room = after) {
+        after = room->next;
+        state_free(pool, room, sizeof(*room) + room->size);
     }
     for (unsigned i = 0; i < ZC_POOL_CODECS; i++) {
         if (pool->codecs.by_number[i].codec)
@@ -143,11 +163,11 @@ static int add_locked(zc_pool *pool, struct zc_codec **codec, unsigned *number)
     return 0;
 }
 
-static int add(zc_pool *pool, const char *spec, bool is_current, unsigned *number,
+static int add(zc_pool *pool, const char *spec, unsigned pages, bool is_current, unsigned *number,
                struct zc_text *why)
 {
     struct zc_codec *codec;
-    int error = codec_new(pool, spec, &codec, why);
+    int error = codec_new(pool, spec, pages, &codec, why);
     if (error)
         return error;
 
@@ -171,12 +191,13 @@ int zc_codecs_set(zc_pool *pool, const char *spec, struct zc_text *why)
 {
     unsigned number;
 
-    return add(pool, spec, true, &number, why);
+    return add(pool, spec, 1, true, &number, why);
 }
 
-int zc_codecs_hold(zc_pool *pool, const char *spec, unsigned *number, struct zc_text *why)
+int zc_codecs_hold(zc_pool *pool, const char *spec, unsigned pages, unsigned *number,
+                   struct zc_text *why)
 {
-    return add(pool, spec, false, number, why);
+    return add(pool, spec, pages, false, number, why);
 }
 
 void zc_codecs_drop(zc_pool *pool, unsigned number)
@@ -193,11 +214,11 @@ void zc_codecs_show(zc_pool *pool, struct zc_text *out)
     pthread_mutex_unlock(&pool->codecs.lock);
 }
 
-static struct zc_compressor *compressor_new(zc_pool *pool, unsigned number)
+struct zc_compressor *zc_compressor_new(zc_pool *pool, unsigned number)
 {
     const struct zc_codec *codec = zc_codecs_at(&pool->codecs, number);
     size_t size = sizeof(struct zc_compressor) + codec->compressor_size + 2 * codec->bound;
-    struct zc_compressor *compressor = calloc(1, size);
+    struct zc_compressor *compressor = state_new(pool, size);
     if (!compressor)
         return NULL;
 
@@ -207,8 +228,12 @@ static struct zc_compressor *compressor_new(zc_pool *pool, unsigned number)
     compressor->zpage[0] = compressor->state + codec->compressor_size;
     compressor->zpage[1] = compressor->zpage[0] + codec->bound;
     zc_compressor_init(codec, compressor->state);
-    charge(pool, (ptrdiff_t)size);
     return compressor;
+}
+
+void zc_compressor_free(zc_pool *pool, struct zc_compressor *compressor)
+{
+    state_free(pool, compressor, compressor->size);
 }
 
 struct zc_compressor *zc_compressor_take(zc_pool *pool)
@@ -220,7 +245,7 @@ struct zc_compressor *zc_compressor_take(zc_pool *pool)
         pool->codecs.by_number[number].compressors = compressor->next;
     pool->codecs.by_number[number].users++;
     pthread_mutex_unlock(&pool->codecs.lock);
-    if (compressor || (compressor = compressor_new(pool, number)))
+    if (compressor || (compressor = zc_compressor_new(pool, number)))
         return compressor;
 
     pthread_mutex_lock(&pool->codecs.lock);
@@ -254,13 +279,12 @@ struct zc_decompressor *zc_decompressor_take(zc_pool *pool, const struct zc_code
         return found;
 
     size_t size = sizeof(*found) + codec->decompressor_size;
-    found = calloc(1, size);
+    found = state_new(pool, size);
     if (!found)
         return NULL;
     found->kind = codec->kind;
     found->size = size;
     zc_decompressor_init(codec, found->state);
-    charge(pool, (ptrdiff_t)size);
     return found;
 }
 
@@ -269,5 +293,32 @@ void zc_decompressor_give(zc_pool *pool, struct zc_decompressor *decompressor)
     pthread_mutex_lock(&pool->codecs.lock);
     decompressor->next = pool->codecs.decompressors;
     pool->codecs.decompressors = decompressor;
+    pthread_mutex_unlock(&pool->codecs.lock);
+}
+
+struct zc_room *zc_room_take(zc_pool *pool, size_t size)
+{
+    pthread_mutex_lock(&pool->codecs.lock);
+    struct zc_room **at = &pool->codecs.rooms, *found;
+    while (*at && (*at)->size < size)
+        at = &(*at)->next;
+    found = *at;
+    if (found)
+        *at = found->next;
+    pthread_mutex_unlock(&pool->codecs.lock);
+    if (found)
+        return found;
+
+    found = state_new(pool, sizeof(*found) + size);
+    if (found)
+        found->size = size;
+    return found;
+}
+
+void zc_room_give(zc_pool *pool, struct zc_room *room)
+{
+    pthread_mutex_lock(&pool->codecs.lock);
+    room->next = pool->codecs.rooms;
+    pool->codecs.rooms = room;
     pthread_mutex_unlock(&pool->codecs.lock);
 }

@@ -37,6 +37,13 @@ struct zc_decompressor {
     _Alignas(16) char state[];
 };
 
+/* For extents. */
+struct zc_room {
+    struct zc_room *next;
+    size_t size; /* bytes */
+    _Alignas(16) char bytes[];
+};
+
 struct zc_codecs {
     pthread_mutex_t lock;
     unsigned current; /* of new pages */
@@ -47,6 +54,7 @@ struct zc_codecs {
         struct zc_compressor *compressors;
     } by_number[ZC_POOL_CODECS];
     struct zc_decompressor *decompressors;
+    struct zc_room *rooms;
     uint64_t serials;
 };
 
@@ -55,9 +63,10 @@ int zc_codecs_init(zc_pool *pool, const char *spec, struct zc_text *why);
 void zc_codecs_fini(zc_pool *pool);
 /* The codec of new pages from now on. Also -E2BIG: too many are in use. */
 int zc_codecs_set(zc_pool *pool, const char *spec, struct zc_text *why);
-/* The number of a codec that pages come with, until zc_codecs_drop() for those that have come. As
- * zc_codecs_set(). */
-int zc_codecs_hold(zc_pool *pool, const char *spec, unsigned *number, struct zc_text *why);
+/* The number of a codec for runs of `pages` pages, until zc_codecs_drop() for those that are there by then.
+ * As zc_codecs_set(). */
+int zc_codecs_hold(zc_pool *pool, const char *spec, unsigned pages, unsigned *number,
+                   struct zc_text *why);
 void zc_codecs_drop(zc_pool *pool, unsigned number);
 /* Forgets codecs of which no page is left. */
 void zc_codecs_prune(zc_pool *pool);
@@ -72,9 +81,16 @@ static inline const struct zc_codec *zc_codecs_at(const struct zc_codecs *codecs
 /* A compressor of new pages. NULL: out of memory. */
 struct zc_compressor *zc_compressor_take(zc_pool *pool);
 void zc_compressor_give(zc_pool *pool, struct zc_compressor *compressor);
+/* One of a codec that is held. NULL: out of memory. */
+struct zc_compressor *zc_compressor_new(zc_pool *pool, unsigned number);
+void zc_compressor_free(zc_pool *pool, struct zc_compressor *compressor);
 
 struct zc_decompressor *zc_decompressor_take(zc_pool *pool, const struct zc_codec *codec);
 void zc_decompressor_give(zc_pool *pool, struct zc_decompressor *decompressor);
+
+/* Room for so many bytes. NULL: out of memory. */
+struct zc_room *zc_room_take(zc_pool *pool, size_t size);
+void zc_room_give(zc_pool *pool, struct zc_room *room);
 
 /* ---- the store's dictionaries ---- */
 

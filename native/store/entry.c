@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 #include "base/hash.h"
+#include "store/extent.h"
 
 struct zc_shard *zc_shard_of(zc_pool *pool, uint64_t object, uint32_t index)
 {
@@ -45,7 +46,7 @@ struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
 {
     struct zc_entry *entry = zc_entry_lock_any(pool, owner, shard, object);
 
-    if (!entry || (zc_entry_has_zpage(entry) && entry->word == handle))
+    if (!entry || (zc_entry_has_zpage(entry) && zc_entry_handle(entry) == handle))
         return entry;
     zc_shard_unlock(*shard);
     return NULL;
@@ -53,11 +54,11 @@ struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
 
 void zc_shard_count_bytes(zc_pool *pool, struct zc_shard *shard)
 {
-    size_t delta = shard->index.bytes - shard->index_bytes;
+    size_t bytes = shard->index.bytes + zc_extents_bytes(shard), delta = bytes - shard->index_bytes;
     if (delta == 0)
         return;
 
-    shard->index_bytes = shard->index.bytes;
+    shard->index_bytes = bytes;
     atomic_fetch_add_explicit(&pool->metadata_bytes, delta, memory_order_relaxed);
     zc_frames_charge(pool->store->frames, (ptrdiff_t)delta);
 }
@@ -97,7 +98,11 @@ void zc_entry_account(zc_pool *pool, struct zc_shard *shard, const struct zc_ent
     case ZC_ENTRY_WRITTEN:
         shard->stats.written_pages += delta;
         if (zc_written_is_compressed(entry))
-            add(&shard->codec_zpages[zc_written_codec(entry)], delta);
+            add(&shard->codec_zpages[entry->codec], delta);
+        break;
+    case ZC_ENTRY_COLD:
+        shard->stats.cold_pages += delta;
+        add(&shard->codec_zpages[entry->codec], delta);
         break;
     case ZC_ENTRY_EMPTY:
         break;
@@ -111,16 +116,23 @@ struct zc_entry zc_entry_take_out(zc_pool *pool, struct zc_shard *shard, uint64_
 
     zc_entry_account(pool, shard, &taken, -1);
     zc_index_remove(&shard->index, object, taken.index);
-    zc_written_forget(pool, shard, object, &taken);
-    zc_shard_count_bytes(pool, shard);
+    zc_entry_forget(pool, shard, object, &taken);
     return taken;
+}
+
+void zc_entry_forget(zc_pool *pool, struct zc_shard *shard, uint64_t object,
+                     const struct zc_entry *gone)
+{
+    zc_written_forget(pool, shard, object, gone);
+    zc_extent_leave(pool, shard, gone);
+    zc_shard_count_bytes(pool, shard);
 }
 
 size_t zc_entry_release(zc_pool *pool, const struct zc_entry *entry)
 {
     if (!zc_entry_has_zpage(entry))
-        return 0;
-    pool->alloc_ops->free(pool->alloc, entry->word);
+        return zc_entry_is_cold(entry);
+    pool->alloc_ops->free(pool->alloc, zc_entry_handle(entry));
     return 1;
 }
 
@@ -132,7 +144,8 @@ struct zc_entry zc_written_entry(const struct zc_record *record, unsigned codec,
         .index = record->index,
         .size = record->size & 0x1fffff,
         .kind = ZC_ENTRY_WRITTEN,
-        .codec = (codec | span << ZC_SPAN_SHIFT) & 0x7f,
+        .codec = codec & 0xf,
+        .span = span & 7,
         .word = place | (record->flags & ZC_RECORD_RAW ? ZC_WRITTEN_RAW : 0) |
                 (record->flags & ZC_RECORD_FILL ? ZC_WRITTEN_FILL : 0),
     };
@@ -140,7 +153,7 @@ struct zc_entry zc_written_entry(const struct zc_record *record, unsigned codec,
 
 struct zc_record zc_written_record(uint64_t object, const struct zc_entry *entry)
 {
-    unsigned pages = zc_written_pages(entry);
+    unsigned pages = zc_entry_pages(entry);
 
     return (struct zc_record){
         .object = object,
@@ -206,21 +219,129 @@ static void fill(void *page, size_t page_size, uint64_t word)
         memcpy(bytes + i, &word, sizeof(word));
 }
 
+/* The first `upto` bytes of the page, or run of pages, at least. */
 static int decompress(struct zc_reader *reader, unsigned number, const void *bytes, size_t size,
-                      void *page)
+                      void *page, size_t upto)
 {
     zc_pool *pool = reader->pool;
     const struct zc_codec *codec = zc_codecs_at(&pool->codecs, number);
     struct zc_decompressor *mine = reader->decompressor;
 
     if (!codec->decompressor_size)
-        return zc_decompress(codec, NULL, bytes, size, page);
+        return zc_decompress_some(codec, NULL, bytes, size, page, upto);
     if (mine && mine->kind != codec->kind) {
         zc_decompressor_give(pool, mine);
         mine = NULL;
     }
     reader->decompressor = mine = mine ? mine : zc_decompressor_take(pool, codec);
-    return mine ? zc_decompress(codec, mine->state, bytes, size, page) : -ENOMEM;
+    return mine ? zc_decompress_some(codec, mine->state, bytes, size, page, upto) : -ENOMEM;
+}
+
+/* Room for an extent's pages and its bytes. */
+static char *unpacked_room(struct zc_reader *reader, unsigned pages)
+{
+    size_t size = 2 * pages * reader->pool->store->page_size;
+
+    if (reader->unpacked && reader->unpacked->size < size) {
+        zc_room_give(reader->pool, reader->unpacked);
+        reader->unpacked = NULL;
+    }
+    if (!reader->unpacked)
+        reader->unpacked = zc_room_take(reader->pool, size);
+    return reader->unpacked ? reader->unpacked->bytes : NULL;
+}
+
+/* Where the entry's page is in its run. */
+static size_t offset_of(const struct zc_reader *reader, const struct zc_entry *entry)
+{
+    return (entry->index & (zc_entry_pages(entry) - 1)) * reader->pool->store->page_size;
+}
+
+static void copy_member(const struct zc_reader *reader, const struct zc_entry *entry, void *page)
+{
+    memcpy(page, reader->unpacked->bytes + offset_of(reader, entry),
+           reader->pool->store->page_size);
+}
+
+/* A page of an extent whose bytes are somewhere else than in memory. */
+static int load_member(struct zc_reader *reader, const struct zc_entry *entry, const void *bytes,
+                       void *page)
+{
+    char *room = unpacked_room(reader, zc_entry_pages(entry));
+    if (!room)
+        return -ENOMEM;
+
+    reader->unpacked_word = 0;
+    int error = decompress(reader, entry->codec, bytes, entry->size, room,
+                           offset_of(reader, entry) + reader->pool->store->page_size);
+    if (!error)
+        copy_member(reader, entry, page);
+    return error;
+}
+
+/* The bytes of an extent to behind the room for its pages, of which none is there yet. */
+static int fetch_extent(struct zc_reader *reader, const struct zc_extent *extent, zc_handle word)
+{
+    unsigned pages = 1u << extent->span;
+    char *room = unpacked_room(reader, pages);
+    if (!room)
+        return -ENOMEM;
+
+    reader->unpacked_word = 0;
+    int error = zc_extent_read(reader->pool, extent, room + pages * reader->pool->store->page_size);
+    if (error)
+        return error;
+    reader->unpacked_word = word;
+    reader->unpacked_size = extent->size;
+    reader->unpacked_pages = pages;
+    reader->unpacked_upto = 0;
+    return 0;
+}
+
+/* Neighbours are often asked for together: an extent's pages are kept, and when a second look finds that more
+ * of them are needed all are unpacked. */
+static int unpack(struct zc_reader *reader, const struct zc_shard *shard,
+                  const struct zc_entry *entry, size_t upto)
+{
+    size_t all = zc_entry_pages(entry) * reader->pool->store->page_size;
+    zc_handle word = zc_entry_handle(entry);
+    int error = 0;
+
+    if (reader->unpacked_word != word)
+        error = fetch_extent(reader, zc_extent_at(shard, word), word);
+    else if (reader->unpacked_upto < upto)
+        upto = all;
+    if (error || reader->unpacked_upto >= upto)
+        return error;
+    char *room = reader->unpacked->bytes;
+    error = decompress(reader, entry->codec, room + all, reader->unpacked_size, room, upto);
+    reader->unpacked_upto = error ? 0 : upto;
+    return error;
+}
+
+static int load_cold(struct zc_reader *reader, const struct zc_shard *shard,
+                     const struct zc_entry *entry, void *page)
+{
+    int error =
+        unpack(reader, shard, entry, offset_of(reader, entry) + reader->pool->store->page_size);
+
+    if (!error)
+        copy_member(reader, entry, page);
+    return error;
+}
+
+int zc_reader_unpack(struct zc_reader *reader, const struct zc_shard *shard,
+                     const struct zc_entry *entry)
+{
+    return unpack(reader, shard, entry, zc_entry_pages(entry) * reader->pool->store->page_size);
+}
+
+bool zc_reader_has(const struct zc_reader *reader, const struct zc_extent *extent)
+{
+    size_t at = reader->unpacked_pages * reader->pool->store->page_size;
+
+    return 1u << extent->span == reader->unpacked_pages && extent->size == reader->unpacked_size &&
+           zc_extent_has_bytes(reader->pool, extent, reader->unpacked->bytes + at);
 }
 
 static int make_room(struct zc_reader *reader, size_t size)
@@ -263,10 +384,13 @@ static int load_written(struct zc_reader *reader, const struct zc_entry *entry, 
         fill(page, page_size, word);
         return 0;
     }
-    return decompress(reader, zc_written_codec(entry), reader->record, entry->size, page);
+    if (zc_entry_pages(entry) > 1)
+        return load_member(reader, entry, reader->record, page);
+    return decompress(reader, entry->codec, reader->record, entry->size, page, page_size);
 }
 
-int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *page)
+int zc_entry_load(struct zc_reader *reader, const struct zc_shard *shard,
+                  const struct zc_entry *entry, void *page)
 {
     zc_pool *pool = reader->pool;
     size_t page_size = pool->store->page_size;
@@ -277,19 +401,23 @@ int zc_entry_load(struct zc_reader *reader, const struct zc_entry *entry, void *
     }
     if (zc_entry_is_written(entry))
         return load_written(reader, entry, page);
-    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, entry->word);
+    if (zc_entry_is_cold(entry))
+        return load_cold(reader, shard, entry, page);
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry));
     if (entry->is_checked && zc_checksum(zpage.bytes, entry->size) != zpage.head->checksum)
         return -EIO;
     if (entry->kind == ZC_ENTRY_RAW) {
         memcpy(page, zpage.bytes, page_size);
         return 0;
     }
-    return decompress(reader, entry->codec, zpage.bytes, entry->size, page);
+    return decompress(reader, entry->codec, zpage.bytes, entry->size, page, page_size);
 }
 
 void zc_reader_end(struct zc_reader *reader)
 {
     if (reader->decompressor)
         zc_decompressor_give(reader->pool, reader->decompressor);
+    if (reader->unpacked)
+        zc_room_give(reader->pool, reader->unpacked);
     free(reader->room);
 }

@@ -4,6 +4,7 @@
 
 #include "base/base.h"
 #include "store/entry.h"
+#include "store/extent.h"
 
 static int flush_one(zc_pool *pool, const struct zc_key *key)
 {
@@ -36,6 +37,7 @@ static void drop_entry(void *arg, uint64_t object, const struct zc_entry *entry)
 
     zc_written_drop(drop->pool, drop->shard, object, entry);
     zc_entry_account(drop->pool, drop->shard, entry, -1);
+    zc_extent_leave(drop->pool, drop->shard, entry);
     zc_entry_release(drop->pool, entry);
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/base.h"
 #include "store/entry.h"
+#include "store/extent.h"
 
 #define CACHE_LINE 64u       /* bytes */
 #define PREFETCH_NEAR 256u   /* bytes: what comes after is prefetched by the processor itself */
@@ -18,8 +19,9 @@ struct gets {
     zc_pool *pool;
     const struct zc_key *keys;
     size_t count;
-    bool is_peek, takes_away;
+    bool is_peek, takes_away, reads_ahead;
     uint32_t stamp;
+    uint16_t now;
     struct zc_reader reader;
     struct zc_shard *shards[AHEAD]; /* of key i: at i % AHEAD */
     struct zc_shard *locked;        /* NULL: none */
@@ -56,6 +58,7 @@ static void unlock(struct gets *gets)
     add(&shard->written_gets, &gets->count_written);
     add(&shard->read_errors, &gets->count_unread);
     zc_shard_unlock(shard);
+    zc_reader_unlocked(&gets->reader);
     gets->locked = NULL;
     gets->entry = gets->next = NULL;
 }
@@ -77,6 +80,23 @@ static struct zc_entry *fetch(struct gets *gets, const struct zc_key *key, struc
     return entry;
 }
 
+/* A page of an extent was got: all that is in it is made warm, and this page may be taken away. */
+static void warm_all(struct gets *gets, const struct zc_key *key, const struct zc_entry *entry)
+{
+    const struct zc_extent *extent = zc_extent_at(gets->locked, zc_entry_handle(entry));
+    struct zc_key first = {.object = key->object, .index = extent->first};
+    uint16_t live = extent->live;
+    bool is_unpacked = zc_reader_unpack(&gets->reader, gets->locked, entry) == 0;
+
+    if (gets->takes_away) {
+        zc_entry_take_out(gets->pool, gets->locked, key->object, entry);
+        live &= (uint16_t)~(1u << (key->index - first.index));
+    }
+    unlock(gets);
+    if (is_unpacked)
+        zc_cold_warm(&gets->reader, &first, live);
+}
+
 static int get_one(struct gets *gets, size_t i, void *page)
 {
     zc_pool *pool = gets->pool;
@@ -90,7 +110,7 @@ static int get_one(struct gets *gets, size_t i, void *page)
     if (!entry)
         return -ENOENT;
     bool is_written = zc_entry_is_written(entry);
-    int error = zc_entry_load(&gets->reader, entry, page);
+    int error = zc_entry_load(&gets->reader, gets->locked, entry, page);
     gets->count_damaged += error == -EIO && !is_written;
     gets->count_written += is_written;
     gets->count_unread += error == -EIO && is_written;
@@ -98,12 +118,18 @@ static int get_one(struct gets *gets, size_t i, void *page)
         return error;
 
     gets->count_found++;
-    if (gets->takes_away) {
+    if (zc_entry_is_cold(entry) && gets->reads_ahead) {
+        warm_all(gets, key, entry);
+    } else if (gets->takes_away) {
         struct zc_entry gone = zc_entry_take_out(pool, gets->locked, key->object, entry);
         unlock(gets);
         zc_pool_freed(pool, zc_entry_release(pool, &gone));
     } else if (!gets->is_peek && zc_entry_has_zpage(entry)) {
-        pool->alloc_ops->touch(pool->alloc, entry->word, gets->stamp);
+        pool->alloc_ops->touch(pool->alloc, zc_entry_handle(entry), gets->stamp);
+        zc_entry_set_age(entry, gets->now);
+    } else if (!gets->is_peek && zc_entry_is_cold(entry)) {
+        zc_extent_touch(pool, zc_extent_at(gets->locked, zc_entry_handle(entry)), gets->stamp);
+        zc_entry_set_age(entry, gets->now);
     }
     return 0;
 }
@@ -138,9 +164,9 @@ static void take_step(struct gets *gets, struct zc_shard *shard, const struct zc
     if (!entry || !zc_entry_has_zpage(entry))
         return;
     if (step == RECORD)
-        pool->alloc_ops->prefetch(pool->alloc, entry->word);
+        pool->alloc_ops->prefetch(pool->alloc, zc_entry_handle(entry));
     else
-        prefetch_to_read(pool->alloc_ops->map(pool->alloc, entry->word).bytes,
+        prefetch_to_read(pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry)).bytes,
                          zc_min(entry->size, is_large(shard) ? PREFETCH_FAR : PREFETCH_NEAR));
 }
 
@@ -204,7 +230,9 @@ int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, s
         .count = count,
         .is_peek = (flags & ZC_GET_PEEK) != 0,
         .takes_away = !(flags & ZC_GET_PEEK) && zc_param(pool, ZC_PARAM_EXCLUSIVE_GETS),
+        .reads_ahead = !(flags & ZC_GET_PEEK) && zc_param(pool, ZC_PARAM_COLD_READAHEAD),
         .stamp = zc_pool_tick(pool),
+        .now = zc_store_now(pool->store),
         .reader = {.pool = pool},
     };
 

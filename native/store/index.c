@@ -11,7 +11,7 @@
 #define LEAF_STEP 32u /* entries a leaf of two steps or more grows by */
 #define DEPTH_MAX 24u /* hash bits that choose a leaf; beyond, leaves grow */
 #define MALLOC_OVERHEAD sizeof(size_t)
-#define CODE_MASK ((uintptr_t)7) /* of a leaf_ref: malloc aligns to 8 bytes at least */
+#define CODE_MASK ((uintptr_t)7) /* of a leaf_ref: leaves are aligned to 8 bytes at least */
 
 struct leaf {
     uint32_t count, capacity;
@@ -54,12 +54,12 @@ static void index_free(struct zc_index *index, void *p)
 
 static void count_bytes(struct zc_index *index)
 {
-    index->bytes = index->heap + index->objects.bytes;
+    index->bytes = index->heap + index->pieces + index->objects.bytes;
 }
 
-void zc_index_init(struct zc_index *index, uint64_t secret)
+void zc_index_init(struct zc_index *index, struct zc_frames *frames, uint64_t secret)
 {
-    *index = (struct zc_index){.secret = secret};
+    *index = (struct zc_index){.frames = frames, .secret = secret};
     zc_table_init(&index->objects, sizeof(struct object));
 }
 
@@ -119,15 +119,43 @@ static struct leaf *leaf_of(leaf_ref ref)
     return (struct leaf *)(ref & ~CODE_MASK);
 }
 
+static size_t leaf_size(uint32_t capacity)
+{
+    return sizeof(struct leaf) + capacity * sizeof(struct zc_entry);
+}
+
+/* 4, 8, 16 and 32 entries, then in steps. */
+static unsigned leaf_kind(uint32_t capacity)
+{
+    return capacity < LEAF_STEP * 2 ? (unsigned)__builtin_ctz(capacity) - 2
+                                    : capacity / LEAF_STEP + 2;
+}
+
 static struct leaf *leaf_new(struct zc_index *index, uint32_t capacity, uint32_t depth)
 {
-    struct leaf *leaf = index_alloc(index, sizeof(*leaf) + capacity * sizeof(struct zc_entry));
+    size_t size = leaf_size(capacity);
+    struct leaf *leaf = capacity > LEAF_MAX
+                            ? index_alloc(index, size)
+                            : zc_piece_get(index->frames, leaf_kind(capacity), size);
     if (!leaf)
         return NULL;
 
+    index->pieces += capacity > LEAF_MAX ? 0 : size;
     leaf->capacity = capacity;
     leaf->depth = depth;
     return leaf;
+}
+
+static void leaf_free(struct zc_index *index, struct leaf *leaf)
+{
+    if (!leaf)
+        return;
+    if (leaf->capacity > LEAF_MAX) {
+        index_free(index, leaf);
+        return;
+    }
+    index->pieces -= leaf_size(leaf->capacity);
+    zc_piece_put(index->frames, leaf);
 }
 
 static struct zc_entry *leaf_find(struct leaf *leaf, uint64_t h, uint32_t i)
@@ -230,7 +258,7 @@ static struct leaf *leaf_resize(struct zc_index *index, struct object *object, u
 
     leaf_copy(index, other, leaf);
     dir_set(object, h, leaf->depth, other);
-    index_free(index, leaf);
+    leaf_free(index, leaf);
     return other;
 }
 
@@ -250,8 +278,8 @@ static bool leaf_split(struct zc_index *index, struct object *object, uint64_t h
     struct leaf *half[2] = {leaf_new(index, capacity_for(count[0] + 1), leaf->depth + 1),
                             leaf_new(index, capacity_for(count[1] + 1), leaf->depth + 1)};
     if (!half[0] || !half[1]) {
-        index_free(index, half[0]);
-        index_free(index, half[1]);
+        leaf_free(index, half[0]);
+        leaf_free(index, half[1]);
         return false;
     }
     for (uint32_t at = 0; at < leaf->capacity; at++) {
@@ -263,7 +291,7 @@ static bool leaf_split(struct zc_index *index, struct object *object, uint64_t h
     }
     dir_set(object, h & ~bit, leaf->depth + 1, half[0]);
     dir_set(object, h | bit, leaf->depth + 1, half[1]);
-    index_free(index, leaf);
+    leaf_free(index, leaf);
     return true;
 }
 
@@ -284,8 +312,8 @@ static void leaf_merge(struct zc_index *index, struct object *object, uint64_t h
     leaf_copy(index, both, leaf);
     leaf_copy(index, both, buddy);
     dir_set(object, h, both->depth, both);
-    index_free(index, leaf);
-    index_free(index, buddy);
+    leaf_free(index, leaf);
+    leaf_free(index, buddy);
 }
 
 static uint32_t *bucket_of(const struct zc_index *index, uint64_t id)
@@ -356,7 +384,7 @@ static struct object *object_new(struct zc_index *index, uint64_t id)
         return NULL;
     uint32_t number = zc_table_add(&index->objects);
     if (!number) {
-        index_free(index, only);
+        leaf_free(index, only);
         return NULL;
     }
 
@@ -381,7 +409,7 @@ static void object_free(struct zc_index *index, uint32_t *at)
     for (size_t i = 0; i < count;) {
         struct leaf *leaf = leaf_of(object->leaves[i]);
         i += (size_t)1 << (object->depth - leaf->depth);
-        index_free(index, leaf);
+        leaf_free(index, leaf);
     }
     if (object->leaves != &object->only)
         index_free(index, object->leaves);

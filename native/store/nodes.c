@@ -157,7 +157,8 @@ static const struct zc_node param_nodes[] = {
      .unit = "bytes",
      .range = "page_size.., K M G or N% of RAM; 0: default",
      .deflt = "25% of min(MemTotal, cgroup limit)",
-     .meaning = "memory that the store may use: ephemeral pages give way, then puts are refused",
+     .meaning = "memory that the store may use: ephemeral pages give way, then those with a "
+                "backing store, then puts are refused",
      .show = show_limit,
      .check = check_limit,
      .store = store_limit},
@@ -171,13 +172,15 @@ static const struct zc_node param_nodes[] = {
      .check = check_reserve,
      .store = store_reserve},
     PERCENT("high_watermark_percent", "percent of the limit", "95", ZC_STORE_HIGH_WATERMARK,
-            "over this, ephemeral pages are dropped in the background, the coldest first"),
+            "over this, the coldest pages are dropped, or written to a backing store, in the "
+            "background"),
     PERCENT("low_watermark_percent", "percent of the limit", "90", ZC_STORE_LOW_WATERMARK,
             "down to this"),
     PERCENT("accept_threshold_percent", "percent of the limit", "90", ZC_STORE_ACCEPT,
             "once the limit refused a put, puts are refused until no more than this is used"),
     PERCENT("pressure_shrink_percent", "percent of their frames", "10", ZC_STORE_PRESSURE_SHRINK,
-            "what ephemeral pools give up each time that the system is short of memory"),
+            "what ephemeral pools, and those with a backing store, give up each time that the "
+            "system is short of memory"),
     {0},
 };
 
@@ -206,6 +209,9 @@ static void *open_store_stats(void *object)
     STORE_COUNTER(name, evicted[cause], "pages", "of ephemeral pools: " why), \
         STORE_COUNTER(name "_frames", evicted_frames[cause], "frames", "freed " why)
 
+#define WRITTEN_BACK(name, field, cause, unit, meaning) \
+    STORE_COUNTER(name, field[cause], unit, meaning)
+
 static int show_pressure_source(void *view, const struct zc_node *node, struct zc_text *out)
 {
     static const char *const names[] = {
@@ -226,13 +232,16 @@ static const struct zc_node stat_nodes[] = {
     STORE_STAT(reserve_frames, ZC_NODE_UINT, "frames", "frames ready for the next puts"),
     STORE_STAT(metadata_bytes, ZC_NODE_BYTES, "bytes", "index, allocator records and codec states"),
     STORE_STAT(pers_zpages, ZC_NODE_UINT, "pages",
-               "pages held in persistent pools, same-filled ones included"),
+               "pages held in persistent pools, same-filled and cold ones included"),
     STORE_STAT(eph_zpages, ZC_NODE_UINT, "pages",
-               "pages held in ephemeral pools, same-filled ones included"),
+               "pages held in ephemeral pools, same-filled and cold ones included"),
     STORE_STAT(pers_pageframes, ZC_NODE_UINT, "frames", "frames of persistent pools"),
     STORE_STAT(eph_pageframes, ZC_NODE_UINT, "frames", "frames of ephemeral pools"),
     STORE_STAT(same_filled, ZC_NODE_UINT, "pages", "pages held as one fill word"),
     STORE_STAT(zbytes, ZC_NODE_BYTES, "bytes", "compressed bytes held"),
+    STORE_STAT(cold_pages, ZC_NODE_UINT, "pages",
+               "pages held in extents, see pools/NAME/recompress"),
+    STORE_STAT(cold_bytes, ZC_NODE_BYTES, "bytes", "bytes of the extents held"),
     STORE_STAT(written_pages, ZC_NODE_UINT, "pages", "pages in backing stores"),
     STORE_STAT(written_bytes, ZC_NODE_BYTES, "bytes", "bytes of the records in backing stores"),
     STORE_STAT(
@@ -243,6 +252,19 @@ static const struct zc_node stat_nodes[] = {
     EVICTED("evicted_limit", ZC_EVICTED_LIMIT, "as ephemeral pages came near the limit"),
     EVICTED("evicted_pressure", ZC_EVICTED_PRESSURE, "as the system was short of memory"),
     EVICTED("pers_ate_eph", ZC_PERS_ATE_EPH, "as persistent pages needed the room"),
+    WRITTEN_BACK("writeback_user", written_back, ZC_WRITEBACK_USER, "pages", "written on demand"),
+    WRITTEN_BACK("writeback_user_frames", written_back_frames, ZC_WRITEBACK_USER, "frames",
+                 "freed on demand, by writeback"),
+    WRITTEN_BACK("writeback_limit", written_back, ZC_WRITEBACK_LIMIT, "pages",
+                 "written as the store came near its limit"),
+    WRITTEN_BACK("writeback_limit_frames", written_back_frames, ZC_WRITEBACK_LIMIT, "frames",
+                 "freed so"),
+    WRITTEN_BACK("writeback_pressure", written_back, ZC_WRITEBACK_PRESSURE, "pages",
+                 "written as the system was short of memory"),
+    WRITTEN_BACK("writeback_pressure_frames", written_back_frames, ZC_WRITEBACK_PRESSURE, "frames",
+                 "freed so"),
+    WRITTEN_BACK("writeback_idle", written_back, ZC_WRITEBACK_IDLE, "pages",
+                 "written as they were idle for long (writeback_after)"),
     STORE_STAT(pressures, ZC_NODE_UINT, "times", "that the system was found short of memory"),
     {.name = "pressure_source",
      .type = ZC_NODE_TEXT,

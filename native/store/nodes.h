@@ -23,6 +23,15 @@ void *zc_lookup_dictionary(void *store, const char *name);
 /* Whose view it is, of those that zc_lookup_pool() returns. */
 zc_pool *zc_pool_of_view(void *view);
 
+/* A backing store, as it is asked for. */
+struct zc_backing_request {
+    struct zc_pool_backing backing; /* path NULL: none */
+    char path[1024];                /* as it is told, to be pointed to */
+    char layout[16];
+};
+/* "path=PATH …" or "none". */
+int zc_parse_backing(const char *value, struct zc_backing_request *request, struct zc_text *why);
+
 /* Of pools/NAME/backing and pools/NAME/writeback. */
 int zc_show_backing(void *view, const struct zc_node *node, struct zc_text *out);
 int zc_check_backing(void *view, const struct zc_node *node, const char *value,

@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "store/idle.h"
+#include "store/limit.h"
 #include "store/nodes.h"
 #include "store/pool.h"
 #include "store/store.h"
@@ -61,6 +63,20 @@ static int store_codec(void *view, const struct zc_node *node, const char *value
     return zc_codecs_set(pool_of(view), value, why);
 }
 
+static int show_cold_codec(void *view, const struct zc_node *node, struct zc_text *out)
+{
+    (void)node;
+    zc_cold_show_codec(pool_of(view), out);
+    return 0;
+}
+
+static int store_cold_codec(void *view, const struct zc_node *node, const char *value,
+                            struct zc_text *why)
+{
+    (void)node;
+    return zc_cold_set_codec(pool_of(view), value, why);
+}
+
 static int show_id(void *view, const struct zc_node *node, struct zc_text *out)
 {
     (void)node;
@@ -80,6 +96,10 @@ static uint64_t largest(const struct zc_node *node)
         return 100;
     if (node->type == ZC_NODE_BOOL)
         return 1;
+    if (node->arg == ZC_PARAM_COLD_EXTENT)
+        return ZC_EXTENT_PAGES;
+    if (node->arg == ZC_PARAM_WRITEBACK_AFTER || node->arg == ZC_PARAM_COLD_AFTER)
+        return ZC_IDLE_MAX;
     return node->arg == ZC_PARAM_ENTROPY_GATE ? ZC_ENTROPY_MAX : ZC_POOR_RUN_MAX;
 }
 
@@ -98,6 +118,10 @@ static int parse_pool_param(zc_pool *pool, const struct zc_node *node, const cha
         end++;
     if (*end)
         return -EINVAL;
+    if (node->arg == ZC_PARAM_COLD_EXTENT && !zc_is_pow2(*out))
+        return *out == 0 ? -ERANGE : -EINVAL;
+    if (node->arg == ZC_PARAM_COLD_CPU_PERCENT && *out == 0)
+        return -ERANGE;
     return *out > largest(node) ? -ERANGE : 0;
 }
 
@@ -110,6 +134,14 @@ static int check_pool_param(void *view, const struct zc_node *node, const char *
     return error ? zc_node_complain(why, error, value, node, node->range) : 0;
 }
 
+static void set_param(zc_pool *pool, const struct zc_node *node, uint64_t number)
+{
+    pool->params[node->arg] = number;
+    if (node->arg == ZC_PARAM_COLD_EXTENT || node->arg == ZC_PARAM_COLD_AFTER)
+        zc_cold_reconsider(pool);
+    zc_limit_reconsider(pool);
+}
+
 static int store_pool_param(void *view, const struct zc_node *node, const char *value,
                             struct zc_text *why)
 {
@@ -118,7 +150,7 @@ static int store_pool_param(void *view, const struct zc_node *node, const char *
 
     (void)why;
     if (!error)
-        pool_of(view)->params[node->arg] = number;
+        set_param(pool_of(view), node, number);
     return error;
 }
 
@@ -161,6 +193,29 @@ const struct zc_node zc_pool_param_nodes[] = {
     PARAM("writeback_budget", ZC_NODE_BYTES, "bytes a day", "0.., K M G", "0",
           ZC_PARAM_WRITEBACK_BUDGET,
           "what writeback may write to the backing store, which wears flash; 0: any number"),
+    PARAM("writeback_auto", ZC_NODE_BOOL, "", "0 or 1", "1", ZC_PARAM_WRITEBACK_AUTO,
+          "pages go to the backing store when the store is over its high watermark or memory is "
+          "short"),
+    PARAM("writeback_after", ZC_NODE_UINT, "seconds", "0..32767", "0", ZC_PARAM_WRITEBACK_AFTER,
+          "pages neither put nor got for so long go to the backing store; 0: none do"),
+    PARAM("cold_after", ZC_NODE_UINT, "seconds", "0..32767", "0", ZC_PARAM_COLD_AFTER,
+          "pages neither put nor got for so long are compressed again by themselves; 0: never"),
+    PARAM("cold_extent", ZC_NODE_UINT, "pages", "1, 2, 4, 8 or 16", "4", ZC_PARAM_COLD_EXTENT,
+          "adjacent pages that recompress compresses together: more are denser, and slower to get"),
+    PARAM("cold_readahead", ZC_NODE_BOOL, "", "0 or 1", "0", ZC_PARAM_COLD_READAHEAD,
+          "a get of a cold page makes it and its neighbours in the extent warm again"),
+    PARAM("cold_cpu_percent", ZC_NODE_PERCENT, "percent of a CPU", "1..100", "10",
+          ZC_PARAM_COLD_CPU_PERCENT,
+          "what cold_after may take; less while other calls use the store"),
+    {.name = "cold_codec",
+     .type = ZC_NODE_TEXT,
+     .unit = "",
+     .range = "lz4[:1..65537], zstd[:-5..19][:dict=ID], lzo or none",
+     .deflt = ZC_COLD_CODEC,
+     .meaning = "what recompress compresses with",
+     .show = show_cold_codec,
+     .check = check_codec,
+     .store = store_cold_codec},
     {0},
 };
 
@@ -170,9 +225,11 @@ int zc_pool_set_param(zc_pool *pool, const char *name, const char *value)
         uint64_t number;
         if (strcmp(node->name, name) != 0)
             continue;
+        if (node->type == ZC_NODE_TEXT)
+            return zc_cold_set_codec(pool, value, NULL);
         int error = parse_pool_param(pool, node, value, &number);
         if (!error)
-            pool->params[node->arg] = number;
+            set_param(pool, node, number);
         return error;
     }
     return -ENOENT;
@@ -193,6 +250,12 @@ static int show_stat(void *view, const struct zc_node *node, struct zc_text *out
     POOL_COUNTER(name, evicted[cause], ZC_NODE_UINT, "pages", "of reclaimed_zpages: " why), \
         POOL_COUNTER(name "_frames", evicted_frames[cause], ZC_NODE_UINT, "frames",         \
                      "of reclaimed_frames: " why)
+
+#define WRITTEN_BACK(name, cause, why) \
+    POOL_COUNTER(name, written_back[cause], ZC_NODE_UINT, "pages", "of writeback_pages: " why)
+#define WRITTEN_BACK_FRAMES(name, cause, why)                              \
+    POOL_COUNTER(name, written_back_frames[cause], ZC_NODE_UINT, "frames", \
+                 "of writeback_frames: " why)
 
 static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(puts, ZC_NODE_UINT, "puts", "puts of pages: stored_puts and all refusals"),
@@ -230,6 +293,16 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(reclaimed_zpages, ZC_NODE_UINT, "pages", "given up by reclaim"),
     POOL_STAT(writeback_frames, ZC_NODE_UINT, "frames", "freed by writeback, coldest first"),
     POOL_STAT(writeback_pages, ZC_NODE_UINT, "pages", "written to the backing store"),
+    WRITTEN_BACK("writeback_user", ZC_WRITEBACK_USER, "on demand"),
+    WRITTEN_BACK_FRAMES("writeback_user_frames", ZC_WRITEBACK_USER, "on demand"),
+    WRITTEN_BACK("writeback_limit", ZC_WRITEBACK_LIMIT, "as the store came near its limit"),
+    WRITTEN_BACK_FRAMES("writeback_limit_frames", ZC_WRITEBACK_LIMIT,
+                        "as the store came near its limit"),
+    WRITTEN_BACK("writeback_pressure", ZC_WRITEBACK_PRESSURE, "as the system was short of memory"),
+    WRITTEN_BACK_FRAMES("writeback_pressure_frames", ZC_WRITEBACK_PRESSURE,
+                        "as the system was short of memory"),
+    WRITTEN_BACK("writeback_idle", ZC_WRITEBACK_IDLE,
+                 "idle for long (writeback_after); their frames are free as they get empty"),
     POOL_STAT(writeback_errors, ZC_NODE_UINT, "writebacks",
               "that the backing store ended by an error; the pages stayed in memory"),
     POOL_STAT(written_gets, ZC_NODE_UINT, "gets", "of gets: of pages in the backing store"),
@@ -242,6 +315,13 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(zpages, ZC_NODE_UINT, "pages", "compressed pages held"),
     POOL_STAT(same_filled, ZC_NODE_UINT, "pages", "same-filled pages held, without a frame"),
     POOL_STAT(raw_pages, ZC_NODE_UINT, "pages", "uncompressed pages held (keep_rejected)"),
+    POOL_STAT(recompressed_frames, ZC_NODE_UINT, "frames", "freed by recompression on demand"),
+    POOL_STAT(recompressed_pages, ZC_NODE_UINT, "pages", "made cold by recompression"),
+    POOL_STAT(warmed_pages, ZC_NODE_UINT, "pages",
+              "made warm again, as one of their extent was got (cold_readahead)"),
+    POOL_STAT(cold_pages, ZC_NODE_UINT, "pages", "pages held in extents"),
+    POOL_STAT(cold_extents, ZC_NODE_UINT, "extents", "runs of pages compressed together"),
+    POOL_STAT(cold_bytes, ZC_NODE_BYTES, "bytes", "bytes of the extents held"),
     POOL_STAT(zbytes, ZC_NODE_BYTES, "bytes", "bytes of the compressed pages held"),
     POOL_STAT(written_pages, ZC_NODE_UINT, "pages", "pages in the backing store"),
     POOL_STAT(written_bytes, ZC_NODE_BYTES, "bytes", "bytes of the records in the backing store"),
@@ -252,6 +332,7 @@ static const struct zc_node pool_stat_nodes[] = {
     POOL_STAT(wear_metadata, ZC_NODE_BYTES, "bytes",
               "written to the backing store: what says which records are live"),
     POOL_STAT(frames, ZC_NODE_UINT, "frames", "frames held"),
+    POOL_STAT(cold_frames, ZC_NODE_UINT, "frames", "of frames: of extents"),
     POOL_STAT(metadata_bytes, ZC_NODE_BYTES, "bytes", "index and allocator records of this pool"),
     POOL_STAT(used_bytes, ZC_NODE_BYTES, "bytes", "frames and metadata of this pool"),
     {0},
@@ -326,6 +407,20 @@ static int store_shrink(void *view, const struct zc_node *node, const char *valu
     (void)node;
     if (error)
         zc_text_add(why, "shrink: pool '%s' is destroyed, or memory is short", pool_of(view)->name);
+    return error;
+}
+
+static int store_recompress(void *view, const struct zc_node *node, const char *value,
+                            struct zc_text *why)
+{
+    struct zc_recompressed done;
+    size_t frames = strcmp(value, "all") == 0 ? SIZE_MAX : (size_t)strtoull(value, NULL, 10);
+    int error = zc_cold_recompress(pool_of(view), frames, &done, why);
+
+    (void)node;
+    if (error && !why->len)
+        zc_text_add(why, "recompress: pool '%s' is destroyed, or memory is short",
+                    pool_of(view)->name);
     return error;
 }
 
@@ -426,6 +521,16 @@ static const struct zc_node pool_nodes[] = {
                 "are free",
      .check = zc_check_writeback,
      .store = zc_store_writeback},
+    {.name = "recompress",
+     .type = ZC_NODE_ACTION,
+     .unit = "frames",
+     .range = "1.. or all",
+     .deflt = "",
+     .meaning =
+         "write a number: compress the coldest pages again by cold_codec, cold_extent of them "
+         "together, until so many frames are free",
+     .check = zc_check_writeback,
+     .store = store_recompress},
     {.name = "destroy",
      .type = ZC_NODE_ACTION,
      .unit = "",
@@ -491,9 +596,10 @@ int zc_list_pools(void *object, int (*emit)(void *arg, const char *name), void *
 
 struct create_request {
     char words[4][ZC_POOL_NAME_MAX + 1]; /* name, kind, allocator, codec */
+    const char *backing;                 /* as pools/NAME/backing takes it; NULL: none */
 };
 
-/* "name=swap kind=persistent allocator=zbud codec=lz4" */
+/* "name=swap kind=persistent allocator=zbud codec=lz4 path=/dev/vdb": from path= on, a backing store */
 static int parse_create(const char *value, struct create_request *request, struct zc_text *why)
 {
     static const char *const keys[4] = {"name=", "kind=", "allocator=", "codec="};
@@ -501,11 +607,16 @@ static int parse_create(const char *value, struct create_request *request, struc
     *request = (struct create_request){.words = {"", "", "zbud", "lz4"}};
     while (*(value += strspn(value, " "))) {
         size_t len = strcspn(value, " "), k = 0;
+        if (strncmp(value, "path=", 5) == 0) {
+            request->backing = value;
+            return 0;
+        }
         while (k < 4 && strncmp(value, keys[k], strlen(keys[k])) != 0)
             k++;
         if (k == 4) {
-            zc_text_add(why, "create: '%.*s' is not name=, kind=, allocator= or codec=", (int)len,
-                        value);
+            zc_text_add(why,
+                        "create: '%.*s' is not name=, kind=, allocator=, codec= or, last, path=",
+                        (int)len, value);
             return -EINVAL;
         }
         size_t skip = strlen(keys[k]);
@@ -525,6 +636,7 @@ static int check_create(void *object, const struct zc_node *node, const char *va
                         struct zc_text *why)
 {
     struct create_request request;
+    struct zc_backing_request backing;
     const char *name = request.words[0], *kind = request.words[1];
 
     (void)node;
@@ -539,8 +651,10 @@ static int check_create(void *object, const struct zc_node *node, const char *va
         zc_text_add(why, "create: kind='%s' is not persistent or ephemeral", kind);
     else if (!zc_alloc_find(request.words[2]))
         zc_text_add(why, "create: allocator='%s' is not zbud or zsmalloc", request.words[2]);
+    else if ((error = zc_codecs_check(object, request.words[3], why)) || !request.backing)
+        return error;
     else
-        return zc_codecs_check(object, request.words[3], why);
+        return zc_parse_backing(request.backing, &backing, why);
     return -EINVAL;
 }
 
@@ -548,10 +662,13 @@ static int store_create(void *object, const struct zc_node *node, const char *va
                         struct zc_text *why)
 {
     struct create_request request;
+    struct zc_backing_request backing = {0};
     zc_pool *pool;
 
     (void)node;
     int error = parse_create(value, &request, why);
+    if (!error && request.backing)
+        error = zc_parse_backing(request.backing, &backing, why);
     if (error)
         return error;
 
@@ -561,7 +678,8 @@ static int store_create(void *object, const struct zc_node *node, const char *va
         .allocator = request.words[2],
         .codec = request.words[3],
     };
-    error = zc_pool_create_why(object, &config, &pool, why);
+    error =
+        zc_pool_create_with(object, &config, request.backing ? &backing.backing : NULL, &pool, why);
     if (!error)
         zc_pool_release(pool);
     return error;
@@ -571,9 +689,11 @@ const struct zc_node zc_pools_nodes[] = {
     {.name = "create",
      .type = ZC_NODE_ACTION,
      .unit = "",
-     .range = "name=NAME kind=persistent|ephemeral [allocator=zbud|zsmalloc] [codec=lz4]",
+     .range =
+         "name=NAME kind=persistent|ephemeral [allocator=zbud|zsmalloc] [codec=lz4] [path=PATH "
+         "…, as in backing]",
      .deflt = "",
-     .meaning = "write: make a pool",
+     .meaning = "write: make a pool; with a backing store, or not at all",
      .check = check_create,
      .store = store_create},
     {0},

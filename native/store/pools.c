@@ -5,6 +5,7 @@
 #include <sys/random.h>
 
 #include "base/base.h"
+#include "store/extent.h"
 #include "store/pool.h"
 
 bool zc_pool_name_is_valid(const char *name)
@@ -30,8 +31,13 @@ static void pool_free(zc_pool *pool)
 {
     zc_writeback_fini(pool);
     zc_frames_charge(pool->store->frames, -(ptrdiff_t)sizeof(*pool));
+    zc_cold_fini(pool);
     zc_codecs_fini(pool);
-    pool->alloc_ops->destroy(pool->alloc);
+    for (unsigned i = 0; i < ZC_TIERS; i++) {
+        struct zc_tier tier = zc_tier(pool, i);
+        if (tier.alloc)
+            tier.ops->destroy(tier.alloc);
+    }
     pthread_mutex_destroy(&pool->compact_lock);
     for (size_t i = 0; i < ZC_SHARDS; i++)
         pthread_rwlock_destroy(&pool->shards[i].lock);
@@ -51,6 +57,12 @@ static void pool_init(zc_pool *pool, const struct zc_pool_config *config)
     pool->params[ZC_PARAM_EXCLUSIVE_GETS] = config->kind == ZC_EPHEMERAL;
     pool->params[ZC_PARAM_CHECKSUMS] = 1;
     pool->params[ZC_PARAM_COMPACT_AUTO] = 1;
+    pool->params[ZC_PARAM_WRITEBACK_AUTO] = 1;
+    for (size_t i = 0; i < ZC_CHORES; i++)
+        pool->chores[i] = UINT64_MAX;
+    pool->params[ZC_PARAM_COLD_EXTENT] = ZC_COLD_EXTENT;
+    pool->params[ZC_PARAM_COLD_CPU_PERCENT] = ZC_COLD_CPU_PERCENT;
+    strcpy(pool->cold.codec, ZC_COLD_CODEC);
     pthread_mutex_init(&pool->compact_lock, NULL);
     zc_writeback_init(pool);
     pool->references = 2; /* the store's and the caller's */
@@ -60,7 +72,8 @@ static void pool_init(zc_pool *pool, const struct zc_pool_config *config)
     pool->secret = secrets[0];
     for (size_t i = 0; i < ZC_SHARDS; i++) {
         pthread_rwlock_init(&pool->shards[i].lock, NULL);
-        zc_index_init(&pool->shards[i].index, secrets[1]);
+        zc_index_init(&pool->shards[i].index, store->frames, secrets[1]);
+        zc_extents_init(&pool->shards[i]);
     }
 }
 
@@ -99,34 +112,67 @@ free_pool:
     return error;
 }
 
-int zc_pool_create_why(zc_store *store, const struct zc_pool_config *config, zc_pool **out,
-                       struct zc_text *why)
+static int check_name_locked(zc_store *store, const char *name, struct zc_text *why)
+{
+    if (!find_locked(store, name))
+        return 0;
+    if (why)
+        zc_text_add(why, "pool '%s' exists already", name);
+    return -EEXIST;
+}
+
+static int check_name(zc_store *store, const char *name, struct zc_text *why)
+{
+    pthread_mutex_lock(&store->pools_lock);
+    int error = check_name_locked(store, name, why);
+    pthread_mutex_unlock(&store->pools_lock);
+    return error;
+}
+
+static int publish(zc_pool *pool, struct zc_text *why)
+{
+    zc_store *store = pool->store;
+
+    pthread_mutex_lock(&store->pools_lock);
+    int error = check_name_locked(store, pool->name, why);
+    if (!error) {
+        pool->id = store->next_id++;
+        zc_list_add(store->pools.prev, &pool->link);
+        store->pool_count++;
+        zc_keeper_start(store);
+    }
+    pthread_mutex_unlock(&store->pools_lock);
+    return error;
+}
+
+int zc_pool_create_with(zc_store *store, const struct zc_pool_config *config,
+                        const struct zc_pool_backing *backing, zc_pool **out, struct zc_text *why)
 {
     zc_pool *pool;
     int error = pool_new(store, config, &pool, why);
     if (error)
         return error;
 
-    pthread_mutex_lock(&store->pools_lock);
-    if (find_locked(store, config->name)) {
-        pthread_mutex_unlock(&store->pools_lock);
-        pool_free(pool);
-        if (why)
-            zc_text_add(why, "pool '%s' exists already", config->name);
-        return -EEXIST;
-    }
-    pool->id = store->next_id++;
-    zc_list_add(store->pools.prev, &pool->link);
-    store->pool_count++;
-    zc_keeper_start(store);
-    pthread_mutex_unlock(&store->pools_lock);
+    error = check_name(store, config->name, why); /* first: a store may be made anew */
+    if (!error && backing)
+        error = zc_writeback_attach(pool, backing, NULL, why);
+    if (!error)
+        error = publish(pool, why);
+    if (error)
+        goto free_pool;
     *out = pool;
     return 0;
+
+free_pool:
+    zc_writeback_close(pool); /* what is in the store is to stay */
+    zc_pool_clear(pool);
+    pool_free(pool);
+    return error;
 }
 
 int zc_pool_create(zc_store *store, const struct zc_pool_config *config, zc_pool **out)
 {
-    return zc_pool_create_why(store, config, out, NULL);
+    return zc_pool_create_with(store, config, NULL, out, NULL);
 }
 
 int zc_pool_find(zc_store *store, const char *name, zc_pool **out)
@@ -153,6 +199,22 @@ int zc_pool_by_id(zc_store *store, uint32_t id, zc_pool **out)
     }
     pthread_mutex_unlock(&store->pools_lock);
     return *out ? 0 : -ENOENT;
+}
+
+zc_pool *zc_pool_next(zc_store *store, uint32_t id)
+{
+    zc_pool *found = NULL;
+
+    pthread_mutex_lock(&store->pools_lock);
+    for (struct zc_link *at = store->pools.next; at != &store->pools && !found; at = at->next) {
+        zc_pool *pool = ZC_CONTAINER(at, zc_pool, link); /* they stand by their numbers */
+        if (pool->id > id)
+            found = pool;
+    }
+    if (found)
+        atomic_fetch_add(&found->references, 1);
+    pthread_mutex_unlock(&store->pools_lock);
+    return found;
 }
 
 void zc_pool_release(zc_pool *pool)
@@ -218,10 +280,34 @@ static void shard_stats(const struct zc_shard *shard, struct zc_pool_stats *out)
     out->read_errors = shard->read_errors;
 }
 
+size_t zc_tier_frames(const struct zc_tier *tier)
+{
+    struct zc_alloc_stats stats = {0};
+
+    if (tier->alloc)
+        tier->ops->get_stats(tier->alloc, &stats);
+    return stats.frames;
+}
+
+void zc_pool_alloc_stats(zc_pool *pool, struct zc_alloc_stats *out)
+{
+    *out = (struct zc_alloc_stats){0};
+    for (unsigned i = 0; i < ZC_TIERS; i++) {
+        struct zc_tier tier = zc_tier(pool, i);
+        struct zc_alloc_stats stats = {0};
+        if (tier.alloc)
+            tier.ops->get_stats(tier.alloc, &stats);
+        out->frames += stats.frames;
+        out->zpages += stats.zpages;
+        out->metadata_bytes += stats.metadata_bytes;
+    }
+}
+
 void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out)
 {
     enum { FIELDS = sizeof(*out) / sizeof(uint64_t) };
     _Static_assert(sizeof(*out) == FIELDS * sizeof(uint64_t), "only counters");
+    struct zc_tier cold = zc_tier(pool, 1);
     struct zc_alloc_stats alloc;
     uint64_t sums[FIELDS] = {0};
     union {
@@ -238,8 +324,9 @@ void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out)
     }
     memcpy(out, sums, sizeof(*out));
 
-    pool->alloc_ops->get_stats(pool->alloc, &alloc);
+    zc_pool_alloc_stats(pool, &alloc);
     out->frames = alloc.frames;
+    out->cold_frames = zc_tier_frames(&cold);
     out->metadata_bytes = sizeof(*pool) + alloc.metadata_bytes + pool->metadata_bytes;
     out->used_bytes = out->frames * pool->store->page_size + out->metadata_bytes;
     zc_writeback_get_stats(pool, out);

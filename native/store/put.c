@@ -41,7 +41,7 @@ static enum zc_refusal admit_memory(zc_pool *pool)
     /* Asking the allocator costs a lock: only where all pools together are over the share. */
     uint64_t share = store->memory.total / 100 * zc_param(pool, ZC_PARAM_POLICY_PERCENT);
     if (frames.taken * store->page_size >= share) {
-        pool->alloc_ops->get_stats(pool->alloc, &mine);
+        zc_pool_alloc_stats(pool, &mine);
         if (mine.frames * store->page_size >= share)
             return ZC_POLICY_PERCENT_EXCEEDED;
     }
@@ -113,6 +113,7 @@ struct put {
     const void *from;     /* bytes that are yet to be copied into the allocator's; NULL: none */
     uint32_t checksum;    /* of them, if made.is_checked */
     uint32_t stamp;
+    uint16_t now;
     unsigned flags;
 };
 
@@ -133,7 +134,8 @@ static enum zc_refusal place(zc_pool *pool, const void *bytes, size_t size, stru
             return ZC_FAILED_GETFREEPAGES;
     }
 
-    put->made.word = handle;
+    zc_entry_set_handle(&put->made, handle);
+    zc_entry_set_age(&put->made, put->now);
     put->made.size = (uint32_t)size & 0x1fffff;
     put->from = bytes;
     prefetch_to_write(pool->alloc_ops->map(pool->alloc, handle).bytes, size);
@@ -169,7 +171,7 @@ static void put_compress(zc_pool *pool, struct zc_compressor *compressor, struct
         return;
     }
     put->made.kind = ZC_ENTRY_ZPAGE;
-    put->made.codec = compressor->number & 0x7f;
+    put->made.codec = compressor->number & 0xf;
     put->size = zc_compress(compressor->codec, compressor->state, put->page, put->zpage);
 }
 
@@ -232,7 +234,7 @@ static struct zc_zhead *write_zpage(zc_pool *pool, const struct put *put)
     if (!put->from)
         return NULL;
 
-    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, put->made.word);
+    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(&put->made));
     memcpy(zpage.bytes, put->from, put->made.size);
     zpage.head->checksum = put->checksum;
     return zpage.head;
@@ -271,7 +273,7 @@ static int put_finish(zc_pool *pool, const struct put *put)
     }
     made.index = key->index;
     *entry = made;
-    zc_written_forget(pool, shard, key->object, &old);
+    zc_entry_forget(pool, shard, key->object, &old);
     if (head)
         zc_owner_set(head, zc_entry_owner(pool, shard, key->object, key->index));
     zc_entry_account(pool, shard, &made, 1);
@@ -293,12 +295,13 @@ static void put_all(zc_pool *pool, struct zc_compressor *compressor, const struc
                     uint32_t *zsizes)
 {
     uint32_t stamp = zc_pool_tick(pool);
+    uint16_t now = zc_store_now(pool->store);
     struct put puts[2];
 
     for (size_t i = 0; i < count; i++) {
         struct put *put = &puts[i % 2], *before = &puts[(i + 1) % 2];
-        *put = (struct put){&keys[i], pages[i], .zpage = compressor->zpage[i % 2], .stamp = stamp,
-                            .flags = flags};
+        *put = (struct put){&keys[i],       pages[i],   .zpage = compressor->zpage[i % 2],
+                            .stamp = stamp, .now = now, .flags = flags};
         put_compress(pool, compressor, put);
         if (i > 0)
             results[i - 1] = put_finish(pool, before);
@@ -320,6 +323,7 @@ int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pa
     put_all(pool, compressor, keys, pages, count, flags, results, zsizes);
     zc_compressor_give(pool, compressor);
     zc_limit_after_puts(pool);
+    zc_keeper_after_puts(pool);
     return pool->dead ? -ENOENT : 0;
 }
 

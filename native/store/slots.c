@@ -163,8 +163,8 @@ static int translate(const char *kept, zc_pool *pool, char *spec, size_t size, s
     return 0;
 }
 
-int zc_slots_hold(struct zc_slots *slots, unsigned slot, zc_pool *pool, unsigned *number,
-                  struct zc_text *why)
+int zc_slots_hold(struct zc_slots *slots, unsigned slot, unsigned pages, zc_pool *pool,
+                  unsigned *number, struct zc_text *why)
 {
     char spec[ZC_SLOT_SPEC_MAX + 16];
 
@@ -174,7 +174,7 @@ int zc_slots_hold(struct zc_slots *slots, unsigned slot, zc_pool *pool, unsigned
     }
     int error = translate(slots->at[slot].spec, pool, spec, sizeof(spec), why);
     if (!error)
-        error = zc_codecs_hold(pool, spec, number, why);
+        error = zc_codecs_hold(pool, spec, pages, number, why);
     if (!error)
         slots->at[slot].serial = pool->codecs.by_number[*number].serial;
     return error;

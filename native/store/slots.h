@@ -30,9 +30,9 @@ unsigned zc_slots_find(const struct zc_slots *slots, const zc_pool *pool, unsign
 
 /* Reads what the store has. -EUCLEAN: it makes no sense. */
 int zc_slots_read(struct zc_slots *slots, struct zc_backing *store);
-/* Has the pool hold the codec of a slot, see zc_codecs_hold(). Also -EUCLEAN: there is no such slot; -ENOENT: its
+/* Has the pool hold the codec of a slot, for records of so many pages, which all of a slot have, see zc_codecs_hold(). Also -EUCLEAN: there is no such slot; -ENOENT: its
  * dictionary is not loaded. */
-int zc_slots_hold(struct zc_slots *slots, unsigned slot, zc_pool *pool, unsigned *number,
-                  struct zc_text *why);
+int zc_slots_hold(struct zc_slots *slots, unsigned slot, unsigned pages, zc_pool *pool,
+                  unsigned *number, struct zc_text *why);
 
 #endif

@@ -77,6 +77,7 @@ int zc_store_create(const struct zc_store_config *config, zc_store **out)
     zc_dictionaries_init(store);
     zc_list_init(&store->pools);
     store->next_id = 1;
+    store->write_at = UINT64_MAX;
     for (size_t i = 0; i < ZC_STORE_PARAMS; i++)
         store->params[i] = default_params[i];
     error = zc_store_set_limit(store, config->limit);
@@ -111,6 +112,12 @@ void zc_store_destroy(zc_store *store)
     free(store);
 }
 
+void zc_debug_age(zc_store *store, uint32_t seconds)
+{
+    atomic_fetch_add(&store->skipped, seconds);
+    zc_keeper_wake(store);
+}
+
 uint32_t zc_store_page_size(const zc_store *store)
 {
     return (uint32_t)store->page_size;
@@ -133,16 +140,12 @@ int zc_store_set_limit(zc_store *store, uint64_t limit)
 size_t zc_store_write_back(zc_store *store, size_t frames)
 {
     size_t freed = 0;
-    uint32_t id = 0, top;
+    uint32_t id = 0;
+    zc_pool *pool;
 
-    pthread_mutex_lock(&store->pools_lock);
-    top = store->next_id;
-    pthread_mutex_unlock(&store->pools_lock);
-    while (++id < top && freed < frames) {
-        zc_pool *pool;
-        if (zc_pool_by_id(store, id, &pool) != 0)
-            continue;
-        freed += zc_writeback_some(pool, frames - freed);
+    while (freed < frames && (pool = zc_pool_next(store, id))) {
+        id = pool->id;
+        freed += zc_writeback_some(pool, frames - freed, ZC_WRITEBACK_USER);
         zc_pool_release(pool);
     }
     return freed;
@@ -153,6 +156,7 @@ int zc_store_save(zc_store *store, struct zc_saved *out)
     int first = 0;
 
     *out = (struct zc_saved){0};
+    zc_keeper_stop(store);
     for (struct zc_link *at = store->pools.next; at != &store->pools; at = at->next) {
         zc_pool *pool = ZC_CONTAINER(at, zc_pool, link);
         struct zc_pool_stats stats;
@@ -161,7 +165,7 @@ int zc_store_save(zc_store *store, struct zc_saved *out)
         int error = zc_writeback_save(pool);
         zc_pool_get_stats(pool, &stats);
         out->pages += stats.written_pages;
-        out->lost += stats.zpages + stats.same_filled + stats.raw_pages;
+        out->lost += stats.zpages + stats.same_filled + stats.raw_pages + stats.cold_pages;
         int closing = zc_writeback_close(pool);
         error = error ? error : closing;
         first = first ? first : error;
@@ -185,7 +189,7 @@ void zc_store_get_stats(zc_store *store, struct zc_store_stats *out)
         struct zc_pool_stats stats;
         zc_pool_get_stats(pool, &stats);
 
-        uint64_t pages = stats.zpages + stats.same_filled + stats.raw_pages;
+        uint64_t pages = stats.zpages + stats.same_filled + stats.raw_pages + stats.cold_pages;
         if (pool->kind == ZC_PERSISTENT) {
             out->pers_zpages += pages;
             out->pers_pageframes += stats.frames;
@@ -196,11 +200,17 @@ void zc_store_get_stats(zc_store *store, struct zc_store_stats *out)
         }
         out->same_filled += stats.same_filled;
         out->zbytes += stats.zbytes;
+        out->cold_pages += stats.cold_pages;
+        out->cold_bytes += stats.cold_bytes;
         out->written_pages += stats.written_pages;
         out->written_bytes += stats.written_bytes;
         for (size_t i = 0; i < ZC_EVICTIONS; i++) {
             out->evicted[i] += stats.evicted[i];
             out->evicted_frames[i] += stats.evicted_frames[i];
+        }
+        for (size_t i = 0; i < ZC_WRITEBACK_CAUSES; i++) {
+            out->written_back[i] += stats.written_back[i];
+            out->written_back_frames[i] += stats.written_back_frames[i];
         }
     }
     out->pools = store->pool_count;

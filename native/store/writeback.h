@@ -38,11 +38,13 @@ struct zc_writeback {
     char *path;                       /* the store's */
     pthread_mutex_t running;          /* one round, or exchange, at a time; protects what follows */
     struct zc_slots slots;
-    uint64_t retry_at;      /* ns; not by itself before: the last try ended by an error */
-    _Atomic uint64_t delay; /* ns; how long that was put off; 0: it was not */
+    _Atomic uint64_t
+        retry_at; /* zc_store_ns(); not by itself before: there was an error, or the budget is
+                   * used up */
+    _Atomic uint64_t delay; /* ns; how long an error has put it off; 0: there was none */
     uint64_t charged;       /* bytes written to the store that the budget knows of */
-    uint64_t left;          /* bytes of the budget */
-    uint64_t filled_at;     /* ns; when `left` was right */
+    int64_t left;           /* bytes of the budget; a batch may take more than there were */
+    uint64_t filled_at;     /* zc_store_ns(); when `left` was right */
 };
 
 void zc_writeback_init(zc_pool *pool);
@@ -57,8 +59,13 @@ int zc_writeback_detach(zc_pool *pool, struct zc_text *why);
 /* Closes the store, with all that is in it. What is written can be read no more. 0, or -errno: it may
  * not come back. */
 int zc_writeback_close(zc_pool *pool);
-/* As zc_pool_writeback(), but not while the store is left alone after an error. Returns the frames freed. */
-size_t zc_writeback_some(zc_pool *pool, size_t frames);
+/* As zc_pool_writeback(), but not while the store is left alone. Returns the frames freed; for the limit's sake
+ * as many as were asked for, if somebody else, who was at it already, has made room. */
+size_t zc_writeback_some(zc_pool *pool, size_t frames, enum zc_writeback_cause cause);
+/* A chore, see keeper.h: writes the pages that have been idle for as long as writeback_after says. */
+uint64_t zc_writeback_idle(zc_pool *pool);
+/* A parameter was set: what was put off for the sake of another is not. */
+void zc_writeback_reconsider(zc_pool *pool);
 /* Everything goes into the store, same-filled pages too. Nothing else uses the pool. */
 int zc_writeback_save(zc_pool *pool);
 

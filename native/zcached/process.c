@@ -7,12 +7,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/base.h"
 
 #define PAGEMAP_FILE (UINT64_C(1) << 61) /* a file's page, or shared anonymous memory */
 #define PAGEMAP_PRESENT (UINT64_C(1) << 63)
+
+/* Of PAGEMAP_SCAN (Documentation/admin-guide/mm/pagemap.rst), which the headers we build with may lack. */
+#define SCAN_FILE (UINT64_C(1) << 2)
+#define SCAN_PRESENT (UINT64_C(1) << 3)
+struct scan {
+    uint64_t size, flags, start, end, walk_end, regions, region_count, max_pages;
+    uint64_t inverted, all_of, any_of, returned;
+};
+struct scan_region {
+    uint64_t start, end, categories;
+};
+#define IO_SCAN _IOWR('f', 16, struct scan)
 
 static int add_page(struct zc_process *process, uint64_t address)
 {
@@ -28,8 +41,47 @@ static int add_page(struct zc_process *process, uint64_t address)
     return 0;
 }
 
+static int add_region(struct zc_process *process, uint64_t start, uint64_t end)
+{
+    uint64_t page_size = process->page_size;
+    int error = 0;
+
+    start = (start + page_size - 1) / page_size * page_size;
+    for (; !error && start + page_size <= end; start += page_size)
+        error = add_page(process, start);
+    return error;
+}
+
+/* As read_mapping(), and steps over what is only reserved, which may be terabytes. -ENOTTY: the kernel
+ * cannot (before Linux 6.7). */
+static int scan_mapping(struct zc_process *process, int pagemap, uint64_t start, uint64_t end)
+{
+    struct scan_region regions[64];
+    struct scan scan = {
+        .size = sizeof(scan),
+        .start = start,
+        .end = end,
+        .regions = (uintptr_t)regions,
+        .region_count = sizeof(regions) / sizeof(regions[0]),
+        .inverted = SCAN_FILE,
+        .all_of = SCAN_FILE | SCAN_PRESENT,
+        .returned = SCAN_PRESENT,
+    };
+    int error = 0;
+
+    while (!error && scan.start < end) {
+        int count = ioctl(pagemap, IO_SCAN, &scan);
+        if (count < 0)
+            return errno == ENOTTY ? -ENOTTY : 0; /* the mapping is gone, or is the kernel's */
+        for (int i = 0; !error && i < count; i++)
+            error = add_region(process, regions[i].start, regions[i].end);
+        scan.start = scan.walk_end;
+    }
+    return error;
+}
+
 /* Adds the pages of one mapping whose OS pages are all resident and anonymous. */
-static int add_mapping(struct zc_process *process, int pagemap, uint64_t start, uint64_t end)
+static int read_mapping(struct zc_process *process, int pagemap, uint64_t start, uint64_t end)
 {
     uint64_t entries[512];
     size_t page_size = process->page_size, os_page_size = (size_t)sysconf(_SC_PAGESIZE);
@@ -54,6 +106,13 @@ static int add_mapping(struct zc_process *process, int pagemap, uint64_t start, 
         start += count * page_size;
     }
     return 0;
+}
+
+static int add_mapping(struct zc_process *process, int pagemap, uint64_t start, uint64_t end)
+{
+    int error = scan_mapping(process, pagemap, start, end);
+
+    return error == -ENOTTY ? read_mapping(process, pagemap, start, end) : error;
 }
 
 /* A file of the process in /proc. */

@@ -95,11 +95,12 @@ def test_what_is_right(local_daemon: Local, tmp_path: Path) -> None:
 def test_every_counter_that_is_wrong_is_found(right: dict[str, str]) -> None:
     assert verdict(right) == Verdict([], 2, 260, compared=True)
     parts = {"gets_found", "flush_found", "flobj_found", "put_to_flush", "dup_puts", "kept_rejected"}
-    parts |= {"written_gets", "read_errors"}
+    parts |= {"written_gets", "read_errors", "cold_extents", "cold_frames"}
     alone = {"limit_bytes", "gets", "flush_total", "flobj_total", "damaged"}
     alone |= {f"writeback_{what}" for what in ("frames", "pages", "errors")}
     alone |= {f"wear_{cause}" for cause in ("evicted", "cleaned", "metadata")}
     alone |= {"compacted_frames", "compacted_zpages", "pressures", "pressure_source"}
+    alone |= {"recompressed_frames", "recompressed_pages", "warmed_pages"}
     for path, value in right.items():
         if path.rpartition("/")[2] in parts | alone or "stats/" not in path:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tarfile
@@ -15,7 +16,8 @@ import pytest
 
 from tests.agent.conftest import ZCACHE, Result, Zcache, fails
 from zcache_agent.cli import COMMANDS, EXIT_BROKEN_PIPE, EXIT_INTERNAL, main
-from zcache_agent.cli.output import duration_text, size_text
+from zcache_agent.cli.output import Output, duration_text, size_text
+from zcache_agent.cli.watch import Sample, line, rates, show_pools
 
 Local = Callable[..., Result]
 
@@ -113,11 +115,50 @@ class TestTree:
     def test_stats_again_and_again_until_interrupted(self, local_daemon: Local, zcache: Zcache) -> None:
         watch = zcache.start("-s", "local", "stats", "stats/frames", "-w", "0.1", "--json")
         assert watch.stdout
-        assert [json.loads(watch.stdout.readline()) for _ in range(3)] == [{"stats/frames": 0}] * 3
+        first, *rest = [json.loads(watch.stdout.readline()) for _ in range(3)]
+        assert first == {"stats/frames": 0}
+        assert rest == [{"stats/frames": 0, "stats/frames_per_s": 0.0}] * 2
         watch.send_signal(signal.SIGINT)
         assert watch.wait(30) == 130
         assert watch.stderr
         assert json.loads(watch.stderr.read())["error"]["name"] == "interrupted"
+
+    def test_what_a_watch_shows(self, local_daemon: Local, zcache: Zcache) -> None:
+        def lines(count: int, *words: str) -> list[list[str]]:
+            watch = zcache.start("-s", "local", "stats", *words, "-w", "0.1")
+            assert watch.stdout
+            shown = [watch.stdout.readline().split() for _ in range(count)]
+            watch.send_signal(signal.SIGINT)
+            watch.communicate(timeout=30)
+            assert watch.returncode == 130
+            return shown
+
+        assert lines(2)[1] == ["none"]
+        local_daemon("pool", "create", "swap")
+        head, first, _, second = lines(4)
+        assert head[:6] == ["pool", "pages", "warm", "frames", "cold", "frames"]
+        assert first[:4] == ["swap", "0", "0", "0"]
+        assert second[len(first) :] == ["0", "0", "0", "0", "0", "bytes", "0"], (
+            "rates are there from the second time on"
+        )
+        assert lines(4, "*/puts")[1::2] == [["pools/swap/stats/puts", "0"], ["pools/swap/stats/puts", "0", "0.0"]]
+
+    def test_a_watch_shows_a_cold_tier_where_there_is_one(self, capsys: pytest.CaptureFixture[str]) -> None:
+        def shown(**counters: int) -> list[str]:
+            values = {f"pools/p/stats/{name}": value for name, value in counters.items()}
+            show_pools(Output(as_json=False, quiet=False), Sample(1.0, values), {})
+            return capsys.readouterr().out.splitlines()
+
+        assert "cold" not in shown(frames=7, used_bytes=9)[0]
+        head, row = shown(frames=7, cold_frames=2, cold_pages=8, zpages=3, used_bytes=9)
+        assert re.match(r"pool +pages +warm frames +cold frames +cold pages ", head)
+        assert row.split()[:5] == ["p", "11", "5", "2", "8"]
+
+    def test_what_grew_a_second(self) -> None:
+        before, now = Sample(1.0, {"a": 10, "b": "text", "gone": 1}), Sample(3.0, {"a": 5, "b": "text", "new": 2})
+        assert rates(before, now) == {"a": -2.5}
+        assert rates(None, now) == rates(now, now) == {}
+        assert line(now, rates(before, now)) == {"a": 5, "a_per_s": -2.5, "b": "text", "new": 2}
 
     def test_params(self, local_daemon: Local) -> None:
         local_daemon("pool", "create", "swap")

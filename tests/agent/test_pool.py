@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -209,6 +210,38 @@ class TestShrink:
         fails(local_daemon("pool", "shrink", "nope", 1), 5, "nope")
 
 
+class TestCreateWithABackingStore:
+    def test_it_has_what_was_there(
+        self, local_daemon: Local, pages: Callable[[], AbstractContextManager[PagesClient]], tmp_path: Path
+    ) -> None:
+        words = ("pool", "create", "p", "--backing", tmp_path / "store", "--layout", "in_place")
+        fails(local_daemon(*words, "--backing-size", "odd"), 5, "odd")
+        assert local_daemon(*words, "--backing-size", "16M").code == 0
+        with pages() as client:
+            fill(client, client.pool("p").id, 100)
+        local_daemon("pool", "writeback", "p")
+        shown = local_daemon("pool", "show", "p")
+        assert shown.out.startswith("pool p: 0 frames warm, 0 cold, 100 pages written back\n")
+        facts = local_daemon("pool", "show", "p", "--json").json
+        assert facts["backing"] == f"path={tmp_path / 'store'} layout=in_place"
+        assert (facts["warm_frames"], facts["stats/written_pages"]) == (0, 100)
+        fails(local_daemon(*words), 5, "'p'", "zcache pool list")
+
+    def test_if_it_is_refused_there_is_no_pool(self, local_daemon: Local, tmp_path: Path) -> None:
+        (tmp_path / "letter").write_text("to whom it may concern" * 1000)
+        letter = ("--backing", tmp_path / "letter")
+        fails(local_daemon("pool", "create", "p", *letter), 5, "letter", "--reset")
+        fails(local_daemon("pool", "create", "p", "--backing", tmp_path / "new"), 5, "new")
+        fails(local_daemon("pool", "create", "p", "--backing", tmp_path / "no" / "dir", "--backing-size", "16M"), 5,
+              "No such file", "a directory that is there")  # fmt: skip
+        fails(local_daemon("pool", "create", "p", *letter, "--kind", "ephemeral"), 5, "'p' is ephemeral")
+        fails(local_daemon("pool", "create", "p", "--backing", "a b"), 2, "'a b'", "no spaces")
+        fails(local_daemon("pool", "create", "p", "--reset"), 2, "--backing PATH")
+        assert local_daemon("pool", "list", "--json").json == []
+        assert (tmp_path / "letter").read_text().startswith("to whom")
+        assert local_daemon("pool", "create", "p", *letter, "--reset", "--backing-size", "16M").code == 0
+
+
 class TestWriteback:
     @on_each_allocator
     def test_pages_go_to_the_store_and_are_read_from_there(
@@ -241,10 +274,48 @@ class TestWriteback:
         (tmp_path / "letter").write_text("to whom it may concern" * 1000)
         fails(local_daemon("pool", "backing", "p", tmp_path / "letter"), 5, "letter", "--reset")
         fails(local_daemon("pool", "backing", "e", tmp_path / "store", "--size", "16M"), 5, "'e' is ephemeral")
-        fails(local_daemon("pool", "backing", "p", "store"), 5, "path='store'")
+        fails(local_daemon("pool", "backing", "p", "store"), 5, "'store' is no path")
         fails(local_daemon("pool", "backing", "p", tmp_path / "store", "--layout", "odd"), 2, "odd")
         for frames in ("0", "x", "1.5"):
             fails(local_daemon("pool", "writeback", "p", frames), 5, f"'{frames}'")
+
+
+class TestWritebackByItself:
+    @pytest.mark.parametrize("layout", ["packed", "in_place"])
+    def test_a_load_beyond_the_limit_is_taken(self, local_daemon: Local, layout: str, tmp_path: Path) -> None:
+        """Four times the limit, put and got again by replay, which compares every byte."""
+        load = tmp_path / "load"
+        load.write_bytes(b"".join(map(page, range(6 * PAGES))))
+        assert local_daemon("set", "params/limit", "4M").code == 0
+        made = local_daemon("pool", "create", "p", "--allocator", "zsmalloc", "--backing", tmp_path / "store",
+                            "--layout", layout, "--backing-size", "128M")  # fmt: skip
+        assert made.code == 0, made.err
+        told = local_daemon("replay", load, "--pool", "p", "--keep", "--json").json
+        assert told["stored"] == 6 * PAGES
+        assert not any(told[wrong] for wrong in ("refused", "dropped", "lost", "mismatches"))
+        stats = local_daemon("stats", "--json").json
+        assert stats["pools/p/stats/writeback_limit"] >= 3 * PAGES
+        assert stats["pools/p/stats/policy_percent_exceeded"] == 0
+        assert local_daemon("check").code == 0
+
+    def test_idle_pages_go(
+        self, local_daemon: Local, pages: Callable[[], AbstractContextManager[PagesClient]], tmp_path: Path
+    ) -> None:
+        local_daemon("pool", "create", "p", "--backing", tmp_path / "store", "--backing-size", "64M")
+        fails(local_daemon("set", "pools/p/params/writeback_after", "1h"), 5, "'1h'", "0..32767")
+        assert local_daemon("set", "pools/p/params/writeback_after", 1).code == 0
+        with pages() as client:
+            number = client.pool("p").id
+            fill(client, number)
+            for _ in range(600):
+                if local_daemon("cat", "pools/p/stats/writeback_idle").out == f"{PAGES}\n":
+                    break
+                time.sleep(0.1)
+            stats = local_daemon("stats", "--json").json
+            assert stats["pools/p/stats/writeback_idle"] == stats["stats/writeback_idle"] == PAGES
+            assert stats["pools/p/stats/frames"] == 0
+            assert there(client, number, list(range(PAGES))) == PAGES
+        assert local_daemon("check").code == 0
 
 
 class Shrinking:

@@ -54,6 +54,7 @@ def test_every_section_has_its_rows(facts: Facts) -> None:
         "In process, against the codec alone",
         "Through the data socket, against the codec alone",
         "Scale",
+        "The cold tier",
         "used_bytes against the OS",
     }
     for name, section in sections.items():

@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,24 @@ import pytest
 from tests.native.driver import program
 
 CONFIGS = ["host", "host-asan", "host-tsan"]
+
+RESERVES = """
+import ctypes, mmap, sys
+size, some = 8 << 40, 64 << 30
+map_noreserve = 0x4000
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+at = libc.mmap(None, size, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | map_noreserve, -1, 0)
+for i in range(size // some):
+    ctypes.memset(at + i * some, i, 4096)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def kernel() -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 
 
 def bench(*words: object, config: str = "host") -> subprocess.CompletedProcess[str]:
@@ -102,6 +121,19 @@ def test_a_process(config: str) -> None:
     assert (facts["source"], facts["processes"], facts["files"]) == ("process", 1, 0)
     assert 200 < facts["pages"] <= 300
     assert facts["codecs"][0]["ratio"] > 1.5
+
+
+@pytest.mark.skipif(kernel() < (6, 7), reason="PAGEMAP_SCAN steps over what is only reserved, from Linux 6.7 on")
+def test_a_process_that_has_reserved_terabytes() -> None:
+    """As programs under sanitizers do. To read of each page whether it is there takes minutes."""
+    with subprocess.Popen(
+        [sys.executable, "-c", RESERVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout
+        assert child.stdout.readline() == "ready\n"
+        facts = measured("--pid", child.pid, "--pages", 100000, "--codec", "lz4")
+        child.communicate()
+    assert facts["same_filled"] >= 100
 
 
 def test_time_is_kept_to_and_it_says_over_how_much_it_measured(tmp_path: Path) -> None:

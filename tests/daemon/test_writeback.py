@@ -67,19 +67,24 @@ def kill(daemon: Daemon) -> None:
         time.sleep(0.01)
 
 
-def start_on_another_boot(directory: Path) -> Daemon:
-    """Under another boot's id, by a mount that this daemon alone sees."""
-    directory.with_suffix(".boot").write_text("00000000-1111-2222-3333-444444444444\n")
+def start_with(directory: Path, mounts: dict[str, Path]) -> Daemon:
+    """With other files or directories in these places, which this daemon alone sees."""
     options = "-m" if os.geteuid() == 0 else "-rm"
-    script = 'mount --bind "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@"'
+    script = "".join(f"mount --bind '{source}' {over} && " for over, source in mounts.items()) + 'exec "$@"'
     command = [str(program("host", "zcached")), "run", "--dir", str(directory), "--detach"]
     done = subprocess.run(
-        ["unshare", options, "sh", "-c", script, "sh", str(directory.with_suffix(".boot")), *command],
+        ["unshare", options, "sh", "-c", script, "sh", *command],
         capture_output=True, text=True, timeout=SECONDS, check=True,
     )  # fmt: skip
     ready = re.fullmatch(r"ready pid=(\d+) version=\S+\n", done.stdout)
     assert ready
     return Daemon(directory, program("host", "zcached"), int(ready[1]))
+
+
+def start_on_another_boot(directory: Path) -> Daemon:
+    """Under another boot's id."""
+    directory.with_suffix(".boot").write_text("00000000-1111-2222-3333-444444444444\n")
+    return start_with(directory, {"/proc/sys/kernel/random/boot_id": directory.with_suffix(".boot")})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -188,7 +193,7 @@ def test_a_full_disk_is_told_when_the_store_is_set(tmp_path: Path) -> None:
     pool = one.pool("swap")
     refused = backing(one, tmp_path / "disk" / "store")
     assert refused.startswith("ERR ENOSPC ")
-    assert f"{tmp_path}/disk/store" in refused
+    assert f"{tmp_path}/disk/store: no room for " in refused
     fill(one, pool, 6)
     assert missing(one, pool, 6) == set()
     assert one.ask("get pools/swap/backing") == "OK 5\nnone\n"
@@ -215,8 +220,8 @@ def test_a_store_that_vanishes_costs_the_pages_in_it_only(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
-        ("path=store", "path='store' is needed, from / on"),
-        ("layout=packed", "is needed, from / on"),
+        ("path=store", "'store' is no path from / on"),
+        ("layout=packed", "'' is no path from / on"),
         ("path=/tmp/x layout=odd", "layout 'odd' is not packed or in_place"),
         ("path=/tmp/x size=5%", "'size=5%' is not path=PATH"),
         ("path=/tmp/x colour=red", "'colour=red' is not path=PATH"),
@@ -235,6 +240,32 @@ def test_a_bad_backing_store_is_refused_in_one_line(host_daemon: Daemon, value: 
     assert host_daemon.ask("get pools/swap/backing") == "OK 5\nnone\n"
     assert host_daemon.ask("set pools/swap/writeback 1").startswith("ERR ENXIO writeback: pool 'swap' has no backing")
     assert host_daemon.ask("set pools/swap/writeback 0").startswith("ERR ERANGE writeback: '0'")
+
+    refused = host_daemon.ask(f'set pools/create "name=new kind=persistent {value}"')
+    assert refused.startswith("ERR ")
+    assert refused.count("\n") == 1
+    assert host_daemon.ask("get pools/new/id").startswith("ERR ENOENT ")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_pool_is_created_with_what_is_in_its_backing_store(tmp_path: Path, layout: str) -> None:
+    create = f'set pools/create "name=swap kind=persistent path={tmp_path / "store"} layout={layout}'
+    one = start("host-asan", tmp_path / "run")
+    assert one.ask(f'{create} size=16M"') == "OK 0\n"
+    assert one.ask(f'{create} size=16M reset=1"').startswith("ERR EEXIST pool 'swap' exists already")
+    fill(one, 1)
+    one.stop()
+
+    one = start("host-asan", tmp_path / "run")
+    assert one.ask(f'{create} size=odd"').startswith("ERR EINVAL ")
+    assert one.ask(f'{create.replace("persistent", "ephemeral")}"').startswith("ERR EPERM ")
+    assert one.ask(f'{create}"') == "OK 0\n"
+    assert stat(one, "pools/swap/stats/written_pages") == COUNT
+    assert missing(one, stat(one, "pools/swap/id")) == set()
+    assert one.ask("set pools/swap/destroy 1") == "OK 0\n"
+    assert one.ask(f'{create}"') == "OK 0\n"
+    assert stat(one, "pools/swap/stats/written_pages") == 0
+    one.stop()
 
 
 def test_whose_store_it_is(host_daemon: Daemon, tmp_path: Path) -> None:
@@ -269,3 +300,26 @@ def test_a_writeback_budget_is_kept(host_daemon: Daemon, tmp_path: Path) -> None
     assert host_daemon.ask("set pools/swap/writeback all") == "OK 0\n"
     assert stat(host_daemon, f"{stats}/writeback_errors") == 0
     assert missing(host_daemon, pool, 4000) == set()
+
+
+def test_when_memory_is_short_pages_go_to_the_store(tmp_path: Path) -> None:
+    """In which there is no PSI, by a fake meminfo."""
+    meminfo, nothing = tmp_path / "meminfo", tmp_path / "nothing"
+    meminfo.write_text("MemTotal: 1048576 kB\nMemAvailable: 900000 kB\n")
+    nothing.mkdir()
+    one = start_with(tmp_path / "run", {"/proc/meminfo": meminfo, "/proc/pressure": nothing})
+    pool = one.pool("swap")
+    assert backing(one, tmp_path / "store") == "OK 0\n"
+    fill(one, pool)
+    assert one.ask("get stats/pressure_source") == "OK 8\nmeminfo\n"
+    assert stat(one, "stats/pressures") == 0
+    meminfo.write_text("MemTotal: 1048576 kB\nMemAvailable: 9000 kB\n")
+    for _ in range(600):
+        if stat(one, "pools/swap/stats/writeback_pressure"):
+            break
+        time.sleep(0.1)
+    written = stat(one, "stats/writeback_pressure")
+    assert 0 < written <= stat(one, "stats/written_pages") + 10
+    assert stat(one, "stats/writeback_pressure_frames") > 0
+    assert missing(one, pool) == set()
+    one.stop()

@@ -13,6 +13,9 @@ import pytest
 from tests.support import require_or_skip
 from tools.emulator import TARGETS, Device, EmulatorError, boot
 
+DISK_MB = 32
+"""Of /dev/vda and /dev/vdb, which a shared device has."""
+
 _FIXTURES = {"arm64": "arm64", "arm64_root": "arm64-root", "arm64_16k": "arm64-16k"}
 _booted: dict[str, Device | str] = {}
 """By target; a text where it did not boot: why."""
@@ -42,7 +45,7 @@ def _shared(target: str) -> Device:
             del _booted[other]
     if target not in _booted:
         try:
-            _booted[target] = boot(target)
+            _booted[target] = boot(target, disks=[DISK_MB, DISK_MB])
         except EmulatorError as error:
             _booted[target] = str(error)
     there = _booted[target]

@@ -10,6 +10,7 @@ from typing import Self
 from tests.support import BUILD, require_or_skip
 
 _WORD = (1 << 64) - 1
+_HALVES = 0x0F0F0F0F0F0F0F0F
 CONFIGS = ["host", "host-asan", "host-tsan"]
 
 
@@ -24,6 +25,7 @@ def program(config: str, name: str = "zc_driver") -> Path:
 class Driver:
     def __init__(self, config: str, page_size: int, *store: object) -> None:
         self._process = subprocess.Popen([program(config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.page_size = page_size
         self.log: list[tuple[str, str]] = []
         """Requests and answers; a batch is one request of several lines."""
         assert self.ask("store", page_size, *store) == "ok"
@@ -59,6 +61,10 @@ class Driver:
         used = _numbers(self.ask("used"))
         return used["store"], used["os"]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         self._process.kill()
         self.ended()
@@ -93,6 +99,8 @@ def page(content: str, page_size: int) -> bytes:
         return int(numbers[0]).to_bytes(8, "little") * (page_size // 8)
     seed, length = int(numbers[0]), min(int(numbers[1]), page_size)
     words = (mix64(seed * 0x9E3779B97F4A7C15 + i & _WORD) for i in range(0, length, 8))
+    if kind == "half":
+        words = (word & _HALVES for word in words)
     return b"".join(word.to_bytes(8, "little") for word in words)[:length].ljust(page_size, b"\0")
 
 

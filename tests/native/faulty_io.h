@@ -33,12 +33,11 @@ static const char *const faulty_names[FAULTY_CALLS] = {
 
 static struct {
     struct {
-        int error;
-        atomic_int after, count;
+        atomic_int error, after, count;
     } faults[FAULTY_CALLS];
     atomic_uint calls;
-    unsigned die_at; /* 0: never */
-    bool dies_half_way;
+    atomic_uint die_at; /* 0: never */
+    atomic_bool dies_half_way;
 } faulty;
 
 static int faulty_number(const char *name)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Fuzzes what reads bytes of unknown origin: specs, and decompressors. The first line of the input is a
- * spec; the rest is taken for a zpage, and for a page whose zpage it then damages. */
+ * spec; the rest is taken for a zpage, and for a page whose zpage it then damages. Inputs of an odd length
+ * are for runs. */
 #include <errno.h>
 
 #include "base/node.h"
@@ -8,6 +9,7 @@
 #include "fuzz.h"
 
 #define PAGE_SIZE 4096
+#define RUN 4 /* pages */
 #define DICTIONARY_ID 7
 #define SPEC_MAX 64
 
@@ -45,7 +47,10 @@ static int decompress(const struct zc_codec *codec, void *state, const void *src
     if (!zpage)
         abort();
     memcpy(zpage, src, size);
-    int error = zc_decompress(codec, state, zpage, size, page);
+    int error = zc_decompress_some(codec, state, zpage, size, page, codec->block);
+    if (error && error != -EIO)
+        abort();
+    error = zc_decompress(codec, state, zpage, size, page);
     free(zpage);
     if (error && error != -EIO)
         abort();
@@ -56,7 +61,7 @@ static void try_codec(const struct zc_codec *codec, const uint8_t *data, size_t 
 {
     void *compressor = get_memory(codec->compressor_size);
     void *decompressor = get_memory(codec->decompressor_size);
-    char *page = get_memory(PAGE_SIZE), *back = get_memory(PAGE_SIZE);
+    char *page = get_memory(codec->page_size), *back = get_memory(codec->page_size);
     char *zpage = malloc(codec->bound);
 
     if (!zpage)
@@ -65,11 +70,11 @@ static void try_codec(const struct zc_codec *codec, const uint8_t *data, size_t 
     zc_decompressor_init(codec, decompressor);
     decompress(codec, decompressor, data, size, back);
 
-    for (size_t i = 0; i < PAGE_SIZE; i++)
+    for (size_t i = 0; i < codec->page_size; i++)
         page[i] = size ? (char)data[i % size] : 0;
     size_t len = zc_compress(codec, compressor, page, zpage);
     if (decompress(codec, decompressor, zpage, len, back) != 0 ||
-        memcmp(page, back, PAGE_SIZE) != 0)
+        memcmp(page, back, codec->page_size) != 0)
         abort();
     for (size_t i = 0; i + 1 < size && i < 8; i += 2)
         zpage[data[i] * 17u % len] ^= (char)data[i + 1];
@@ -96,7 +101,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     spec[len] = '\0';
     if (zc_dictionary_create(DICTIONARY_ID, bytes, sizeof(bytes), &dictionary) != 0)
         abort();
-    int error = zc_codec_create(spec, PAGE_SIZE, find_dictionary, dictionary, &codec, &why);
+    unsigned pages = size % 2 ? RUN : 1;
+    int error = zc_codec_create(spec, PAGE_SIZE, pages, find_dictionary, dictionary, &codec, &why);
     if (error) {
         check_refusal(error, spec, &why);
     } else {

@@ -15,7 +15,12 @@ from tests.native.model import Key, Pool
 POOLS = ["p0", "p1", "pz", "e0", "ez"]
 """Persistent and ephemeral; those with a z in zsmalloc."""
 CODECS = ["lz4", "lz4:8", "zstd", "zstd:-5", "zstd:5", "none", "zstd:1:dict=1"]
-FROM_THE_START = {"e0": ("poor_run_limit", 1), "ez": ("nonactive_puts_ignored", 1)}
+FROM_THE_START = {
+    "e0": ("poor_run_limit", 1),
+    "ez": ("nonactive_puts_ignored", 1),
+    "p1": ("writeback_after", 1000),
+    "pz": ("cold_after", 1000),
+}
 """Of these pools a parameter that seldom would be drawn together with what it acts on."""
 FULL = ["policy_percent_exceeded", "failed_getfreepages"]
 UNTRIED = [FULL[0], "poor_run_refused", "eph_nonactive_puts_ignored", "pers_nonactive_puts_ignored"]
@@ -31,12 +36,19 @@ CHANGES = [
     *[(switch, value) for switch in ("exclusive_gets", "keep_rejected", "checksums") for value in ("0", "1")],
     *[(switch, value) for switch in ("compact_auto", "nonactive_puts_ignored") for value in ("0", "1")],
     *[("poor_run_limit", value) for value in ("0", "1", "3")],
+    *[("cold_extent", value) for value in ("1", "2", "4", "8", "16")],
+    *[("cold_readahead", value) for value in ("0", "1")],
+    *[("cold_after", value) for value in ("0", "1000", "1000")],
+    *[("writeback_auto", value) for value in ("0", "1")],
+    *[("writeback_after", value) for value in ("0", "1000", "1000")],
 ]
 CAUSES = ["evicted_user", "evicted_limit", "evicted_pressure", "pers_ate_eph"]
+WRITTEN = ["writeback_user", "writeback_limit", "writeback_pressure", "writeback_idle"]
 MOVED = [
     *["compacted_frames", "compacted_zpages", "reclaimed_frames", "reclaimed_zpages"],
     *["writeback_frames", "writeback_errors", "wear_evicted", "wear_cleaned", "wear_metadata"],
-    *[name for cause in CAUSES for name in (cause, f"{cause}_frames")],
+    *[name for cause in [*CAUSES, *WRITTEN] for name in (cause, f"{cause}_frames")],
+    *["recompressed_frames", "cold_extents", "cold_bytes", "cold_frames"],
 ]
 keys = st.tuples(st.sampled_from(OBJECTS), st.one_of(st.integers(0, 12), st.just(2**32 - 1)))
 pools = st.sampled_from(POOLS)
@@ -56,7 +68,7 @@ class StoreMachine(RuleBasedStateMachine):
     config = "host"
     page_size = 4096
     reached: Counter[str]
-    """Commands with their answers' first words, over all runs."""
+    """Commands with their answers' first words, over all runs; and why pages were written by themselves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,6 +88,8 @@ class StoreMachine(RuleBasedStateMachine):
         """The limit refused a put, perhaps not for the last time."""
         self.limit = 0
         """Set by a rule; 0: the default, which is not reached."""
+        self.by_itself: Counter[str] = Counter()
+        """Of each pool, pages written back by itself, as last seen."""
         self.evicted: Counter[str] = Counter()
         """Of each ephemeral pool, pages dropped for others' sake, as last seen."""
 
@@ -97,19 +111,23 @@ class StoreMachine(RuleBasedStateMachine):
             for object_id in {key[0] for key in pool.pages}:
                 assert self.driver.ask("flobj", name, object_id) == pool.flush_object(object_id)
             stats = self.driver.stats(name)
-            held = ("zpages", "same_filled", "raw_pages", "zbytes", "frames", "written_pages", "written_bytes")
+            held = ["zpages", "same_filled", "raw_pages", "zbytes", "frames", "written_pages", "written_bytes"]
+            held += ["cold_pages", "cold_extents", "cold_bytes", "cold_frames"]
             assert not any(stats[what] for what in held)
         totals = self.driver.totals()
         assert totals["frames"] == totals["reserve_frames"] == 0
 
     def content(self, seed: int, eighths: int) -> str:
-        """eighths of a page of random bytes; 0: a same-filled page."""
-        return f"rand:{seed}:{self.page_size * eighths // 8}" if eighths else f"fill:{seed}"
+        """eighths of a page of random bytes, or of random half bytes; 0: a same-filled page."""
+        kind = "half" if seed % 2 else "rand"
+        return f"{kind}:{seed}:{self.page_size * eighths // 8}" if eighths else f"fill:{seed}"
 
     def check_put(self, pool: str, key: Key, content: str, answer: str, *, inactive: bool = False) -> None:
         model = self.model[pool]
         self.tried[pool].add(key)
         word, zsize = answer.split()
+        if self.limit and model.backing and model.codec != "none" and answer == f"stored {self.page_size}":
+            model.is_well |= not model.params["keep_rejected"]  # written to meanwhile
         full = word if word in FULL and self.limit else ""
         raw = int(zsize) == self.page_size and model.keeps_raw()
         if raw or word in UNTRIED:
@@ -120,7 +138,8 @@ class StoreMachine(RuleBasedStateMachine):
             compressed = int(zsize)
             assert self.sizes.setdefault((model.codec, content), compressed) == compressed
             assert (compressed == 0) == same_filled(content, self.page_size)
-        assert answer == model.put(key, content, compressed, full, inactive=inactive)
+        over = (raw or word == "mean_compress_poor") if self.limit else None
+        assert answer == model.put(key, content, compressed, full, inactive=inactive, over=over)
 
     @initialize(
         some=st.sets(st.sampled_from(POOLS), min_size=1),
@@ -145,6 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
         if pool in self.model:
             return
         self.model[pool] = Pool(self.page_size, pool[0] == "e", allocator)
+        assert self.driver.ask("param", pool, "cold_cpu_percent", 100) == "ok"
         if pool in FROM_THE_START:
             name, value = FROM_THE_START[pool]
             assert self.driver.ask("param", pool, name, value) == "ok"
@@ -153,6 +173,7 @@ class StoreMachine(RuleBasedStateMachine):
     def destroy(self, pool: str) -> None:
         gone = self.model.pop(pool, None)
         self.evicted.pop(pool, None)
+        self.by_itself.pop(pool, None)
         self.tried.pop(pool, None)
         assert self.driver.ask("destroy", pool) == (f"pages {len(gone.pages)}" if gone else "err ENOENT")
 
@@ -180,6 +201,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.destroy(pool)
         else:
             self.create(pool)
+            self.settle()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), seed=seeds, eighths=eighths, inactive=st.booleans())
@@ -226,6 +248,7 @@ class StoreMachine(RuleBasedStateMachine):
         key = self.a_key(data, pool)
         expected = self.model[pool].get(key, peek=peek) if pool in self.model else "err ENOENT"
         assert self.driver.ask("peek" if peek else "get", pool, *key) == expected
+        self.find_warmed(pool)
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), peek=st.booleans())
@@ -234,6 +257,17 @@ class StoreMachine(RuleBasedStateMachine):
         some = self.some_keys(data, pool)
         answers = self.driver.batch("peeks" if peek else "gets", pool, [f"{key[0]} {key[1]}" for key in some])
         assert answers == [self.model[pool].get(key, peek=peek) for key in some]
+        self.find_warmed(pool)
+
+    def find_warmed(self, pool: str) -> None:
+        model = self.model.get(pool)
+        if not model or not model.params["cold_readahead"]:
+            return
+        for key, held in sorted(model.pages.items()):
+            if held.kind == "cold" and self.driver.ask("where", pool, *key) == "zpage":
+                zsize = int(self.driver.ask("size", pool, *key))
+                assert self.sizes.setdefault((model.codec, held.content), zsize) == zsize
+                model.warm(key, zsize)
 
     @rule(data=st.data())
     def flush(self, data: st.DataObject) -> None:
@@ -272,6 +306,7 @@ class StoreMachine(RuleBasedStateMachine):
         by = 100 if value.endswith("%") else int(divisor or 1)
         whole = self.page_size if "%" in value or "/" in value else 1
         self.model[pool].params[name] = int(number) * whole // by
+        self.settle()
 
     def count_no_poor_runs(self, pool: str) -> None:
         assert self.driver.ask("param", pool, "poor_run_limit", 0) == "ok"
@@ -281,6 +316,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), codec=st.sampled_from([*CODECS, "lz5", "zstd:20", "lz4:0", "zstd:3:dict=2"]))
     def set_codec(self, data: st.DataObject, codec: str) -> None:
         pool = self.a_pool(data)
+        if self.limited and codec == "none":
+            codec = "lz4"  # else what is raw could not be told from what is not
         if codec in CODECS:
             assert self.driver.ask("codec", pool, codec) == "ok"
             self.model[pool].codec = codec
@@ -325,7 +362,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(percent=st.sampled_from([0, 10, 100]))
     def run_short_of_memory(self, percent: int) -> None:
-        """Every ephemeral pool may give pages up, and none does that for nothing."""
+        """Every ephemeral pool may give pages up, and none does that for nothing; and those with a backing store."""
         before = self.driver.totals()
         assert self.driver.ask("set", "pressure_shrink_percent", percent) == "ok"
         assert self.driver.ask("pressure") == "ok"
@@ -333,6 +370,8 @@ class StoreMachine(RuleBasedStateMachine):
         gone = before["eph_pageframes"] - after["eph_pageframes"]
         assert gone >= -(-before["eph_pageframes"] * percent // 100)
         assert gone == 0 or percent
+        for kept in (before, after):
+            kept["pers_zpages"] += kept["written_pages"]
         assert after["pers_zpages"] == before["pers_zpages"]
         self.settle()
 
@@ -340,7 +379,10 @@ class StoreMachine(RuleBasedStateMachine):
         """What was dropped in the background, or for a persistent pool's sake, is not there any more."""
         assert self.driver.ask("settle") == "ok"
         for name, model in self.model.items():
+            if model.params["cold_after"]:
+                self.learn_what_went_cold(name)
             if not model.ephemeral:
+                self.learn_what_was_written(name)
                 continue
             stats = self.driver.stats(name)
             evicted = sum(stats[cause] for cause in CAUSES)
@@ -349,6 +391,83 @@ class StoreMachine(RuleBasedStateMachine):
                 self.forget_dropped(name, {key for key, held in model.pages.items() if held.kind != "fill"})
                 assert before - len(model.pages) == evicted - self.evicted[name]
                 self.evicted[name] = evicted
+
+    def learn_what_went_cold(self, name: str) -> None:
+        """By itself. Some may be elsewhere by now."""
+        model = self.model[name]
+        self.reached["cold_after pages"] += len(self.find_chilled(name))
+        recompressed = self.driver.stats(name)["recompressed_pages"]
+        assert recompressed >= model.count["recompressed_pages"]
+        model.count["recompressed_pages"] = recompressed
+
+    def learn_what_was_written(self, name: str) -> None:
+        """By itself."""
+        stats = self.driver.stats(name)
+        written = sum(stats[cause] for cause in WRITTEN[1:])
+        more, model = written - self.by_itself[name], self.model[name]
+        if more == 0:
+            return
+        assert model.backing
+        self.wrote = model.is_well = True
+        self.by_itself[name] = written
+        self.reached.update(f"{cause} pages" for cause in WRITTEN[1:] if stats[cause])
+        for key in model.in_memory():
+            if self.driver.ask("where", name, *key) == "written":
+                model.write_back(key)
+                more -= 1
+        assert more >= 0  # some were put again, or flushed
+        model.count["writeback_pages"] += more
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), frames=st.sampled_from([1, 3, 10**6]), codec=st.sampled_from(["zstd:3", "lz4"]))
+    def recompress(self, data: st.DataObject, frames: int, codec: str) -> None:
+        pool = self.a_held_pool(data)
+        assert self.driver.ask("param", pool, "cold_codec", codec) == "ok"
+        self.settle()
+        before = self.driver.stats(pool)["frames"]
+        _, freed, _, pages, _, extents, said = self.driver.ask("recompress", pool, frames).split()
+        assert said == "ok"
+        assert int(freed) == max(0, before - self.driver.stats(pool)["frames"])
+        assert int(extents) <= int(pages)
+        assert int(pages) == len(self.find_chilled(pool))
+
+    @rule(seconds=st.sampled_from([1000, 2000]))
+    def let_time_pass(self, seconds: int) -> None:
+        """Every page becomes idle for longer. What an example takes by itself is less by far.
+
+        What was idle for long, and may leave, has left then."""
+        self.skip(seconds)
+        for model in self.model.values():
+            if seconds > model.params["writeback_after"] > 0 and model.backing:
+                assert not any(map(model.must_leave, model.in_memory()))
+
+    def skip(self, seconds: int) -> None:
+        assert self.driver.ask("skip", seconds) == "ok"
+        for model in self.model.values():
+            model.now += seconds
+        self.settle()
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), seconds=st.sampled_from([500, 1500]))
+    def recompress_idle(self, data: st.DataObject, seconds: int) -> None:
+        pool = self.a_held_pool(data)
+        model = self.model[pool]
+        before = self.driver.stats(pool)["frames"]
+        _, freed, _, pages, *_, said = self.driver.ask("recompress-idle", pool, seconds).split()
+        assert said == "ok" or (said == "ENOMEM" and self.limit)
+        assert int(freed) == max(0, before - self.driver.stats(pool)["frames"])
+        chilled = self.find_chilled(pool)
+        assert int(pages) == len(chilled)
+        assert all(model.now - model.used[key] >= seconds for key in chilled)
+
+    def find_chilled(self, pool: str) -> list[Key]:
+        """Warm pages that have become cold."""
+        model = self.model[pool]
+        held = [key for key in sorted(model.in_memory()) if model.pages[key].kind != "cold"]
+        for key in held:
+            if self.driver.ask("where", pool, *key) == "cold":
+                model.chill(key)
+        return [key for key in held if model.pages[key].kind == "cold"]
 
     def forget_dropped(self, pool: str, held: set[Key]) -> None:
         for key in held:
@@ -373,6 +492,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.attach(pool, layout) == "ok"
         self.count_no_poor_runs(pool)
         self.model[pool].backing, self.model[pool].is_well = layout, True
+        self.settle()
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), layout=st.sampled_from(["packed", "in_place"]))
@@ -422,6 +542,7 @@ class StoreMachine(RuleBasedStateMachine):
         _, said = self.do_write_back(pool, 10**6)
         assert self.driver.ask("fault", call, error, 0, 0) == "ok"
         assert said in ("ok", "EIO", "ENOSPC", "ENXIO")
+        self.skip(100)  # it is left alone for less
 
     def do_write_back(self, pool: str, frames: int) -> tuple[int, str]:
         """Frames freed, and how it ended; the model learns which pages went."""
@@ -469,6 +590,8 @@ class StoreMachine(RuleBasedStateMachine):
         before, self.model, self.wrote = self.model, {}, False
         tried = self.tried.copy()
         self.tried.clear()
+        self.by_itself.clear()
+        self.evicted.clear()
         pages = there = 0
         for name, old in before.items():
             if old.backing:
@@ -482,7 +605,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.create(name)
         assert self.attach(name, old.backing) == "ok"
         model = self.model[name]
-        model.backing, model.in_place = old.backing, old.in_place
+        model.backing, model.in_place, model.wrote_extents = old.backing, old.in_place, old.wrote_extents
         for key, held in sorted(old.pages.items()):
             where = self.driver.ask("where", name, *key)
             if where == "none":
@@ -522,12 +645,17 @@ class StoreMachine(RuleBasedStateMachine):
             for moved in ("zpages", "frames"):
                 suffix = "_frames" if moved == "frames" else ""
                 assert stats[f"reclaimed_{moved}"] == sum(stats[cause + suffix] for cause in CAUSES)
+            if pool.wrote_extents:
+                stats["written_bytes"] = expected["written_bytes"]
+            assert stats["cold_extents"] <= stats["cold_pages"] <= 16 * stats["cold_extents"]
+            warm = frames - stats["cold_frames"]
+            assert -(-stats["cold_bytes"] // self.page_size) <= stats["cold_frames"] <= 8 * 16 * stats["cold_extents"]
             for counter in MOVED:
                 stats.pop(counter)
             assert {key: value for key, value in stats.items() if value} == {
                 key: value for key, value in expected.items() if value
             }
-            assert frames in pool.frames()
+            assert warm in pool.frames()
             assert used == frames * self.page_size + metadata
             assert metadata > 0
 
@@ -543,7 +671,16 @@ class StoreMachine(RuleBasedStateMachine):
             if not pool.ephemeral:
                 expected["unsaved" if pool.backing else "pers_unsaved"] += in_memory
             expected[f"{kind}_pageframes"] += stats["frames"]
-            for both in ("frames", "same_filled", "zbytes", "written_pages", "written_bytes"):
+            both_have = (
+                "frames",
+                "same_filled",
+                "zbytes",
+                "written_pages",
+                "written_bytes",
+                "cold_pages",
+                "cold_bytes",
+            )
+            for both in both_have:
                 expected[both] += stats[both]
         for name in ("pressures", "pressure_source"):
             totals.pop(name)

@@ -44,7 +44,7 @@ def _run(driver: Driver, page_size: int, rand: random.Random) -> None:
                 length = rand.choice([0, page_size // 8, page_size // 3, page_size // 2, page_size * 3 // 4, page_size])
                 content = f"rand:{rand.randrange(50)}:{length}"
                 answer = driver.ask("put", name, *key, content)
-                assert answer == model.put(key, content, int(answer.split()[1]))
+                assert answer == model.put(key, content, int(answer.split()[1]), "", inactive=False, over=None)
             case "get":
                 assert driver.ask("get", name, *key) == model.get(key, peek=False)
             case "peek":

@@ -16,7 +16,7 @@ Key = tuple[int, int]
 class Held:
     content: str
     kind: str
-    """zpage, fill, raw, or written: in the backing store."""
+    """zpage, fill, raw, cold: in an extent, or written: in the backing store."""
     zsize: int
 
 
@@ -34,6 +34,12 @@ class Pool:
     """The backing store's layout; none: \"\"."""
     is_well: bool = True
     """The last writeback did not fail."""
+    now: int = 0
+    """Seconds that it has been older than it is."""
+    used: dict[Key, int] = field(default_factory=dict)
+    """Of each page, when it was put or last got."""
+    wrote_extents: bool = False
+    """Records of several pages: how large they are is not told."""
     in_place: int | None = None
     """The object whose pages are in it, in place; None: not told yet."""
     poor_run: int = 0
@@ -50,8 +56,14 @@ class Pool:
             "entropy_gate": 0,
             "compact_auto": 1,
             "writeback_budget": 0,
+            "writeback_auto": 1,
+            "writeback_after": 0,
             "nonactive_puts_ignored": 0,
             "poor_run_limit": 0,
+            "cold_extent": 4,
+            "cold_readahead": 0,
+            "cold_after": 0,
+            "cold_cpu_percent": 100,
         }
 
     def zpages(self) -> list[Held]:
@@ -72,7 +84,7 @@ class Pool:
         elif self.poor_run < self.params["poor_run_limit"]:
             self.poor_run += 1
 
-    def admit(self, content: str, zsize: int, full: str, *, inactive: bool = False) -> tuple[str, str]:
+    def admit(self, content: str, zsize: int, full: str, *, inactive: bool, over: bool | None) -> tuple[str, str]:
         """The answer's first word, and the kind it is held as, or would be."""
         if inactive and self.params["nonactive_puts_ignored"]:
             return f"{'eph' if self.ephemeral else 'pers'}_nonactive_puts_ignored", "nothing"
@@ -90,7 +102,7 @@ class Pool:
         max_mean = self.params["zv_max_mean_zsize"]
         if zsize > self.params["zv_max_zsize"] or zsize > self.page_size:
             refusal = "compress_poor"
-        elif zsize > max_mean and zpages and total > max_mean * len(zpages):
+        elif zsize > max_mean and (zpages and total > max_mean * len(zpages) if over is None else over):
             refusal = "mean_compress_poor"
         self.count_poor_run(poor=refusal == "compress_poor")
         if refusal and self.keeps_raw():
@@ -100,9 +112,10 @@ class Pool:
     def keeps_raw(self) -> bool:
         return bool(self.params["keep_rejected"] or (self.backing and self.is_well))
 
-    def put(self, key: Key, content: str, compressed: int, full: str = "", *, inactive: bool = False) -> str:
-        """The expected answer; `compressed`: what the content compresses to; `full`: the refusal of a full store."""
-        word, kind = self.admit(content, compressed, full, inactive=inactive)
+    def put(self, key: Key, content: str, compressed: int, full: str, *, inactive: bool, over: bool | None) -> str:
+        """The expected answer; `compressed`: what the content compresses to; `full`: the refusal of a full store;
+        `over`: of pages that may have left meanwhile, whether their mean is over zv_max_mean_zsize."""
+        word, kind = self.admit(content, compressed, full, inactive=inactive, over=over)
         zsize = {"fill": 0, "nothing": 0, "raw": self.page_size, "zpage": compressed}[kind]
         old = self.pages.pop(key, None)
         self.count["puts"] += 1
@@ -114,6 +127,7 @@ class Pool:
         self.count["dup_puts"] += old is not None
         self.count["kept_rejected"] += kind == "raw"
         self.pages[key] = Held(content, kind, zsize)
+        self.used[key] = self.now
         if kind == "zpage":
             self.cumul[self.bucket(zsize)] += 1
         return f"stored {zsize}"
@@ -124,6 +138,8 @@ class Pool:
         if not held:
             return "err ENOENT"
         self.count["gets_found"] += 1
+        if not peek:
+            self.used[key] = self.now
         if self.params["exclusive_gets"] and not peek:
             del self.pages[key]
         self.count["written_gets"] += held.kind == "written"
@@ -137,7 +153,7 @@ class Pool:
 
     def in_memory(self) -> set[Key]:
         """Pages that have a place in memory."""
-        return {key for key, held in self.pages.items() if held.kind in ("zpage", "raw")}
+        return {key for key, held in self.pages.items() if held.kind in ("zpage", "raw", "cold")}
 
     def may_leave(self, key: Key) -> bool:
         """Would it find a place in the backing store?"""
@@ -155,8 +171,25 @@ class Pool:
         self.leave(key)
         self.count["writeback_pages"] += 1
 
+    def chill(self, key: Key) -> None:
+        """The page has become one of an extent."""
+        held = self.pages[key]
+        assert held.kind in ("zpage", "raw")
+        self.pages[key] = Held(held.content, "cold", 0)
+        self.count["recompressed_pages"] += 1
+
+    def warm(self, key: Key, zsize: int) -> None:
+        """Another page of its extent was got, or itself."""
+        held = self.pages[key]
+        assert held.kind == "cold"
+        assert 0 < zsize <= self.params["zv_max_zsize"]
+        self.pages[key] = Held(held.content, "zpage", zsize)
+        self.used[key] = self.now
+        self.count["warmed_pages"] += 1
+
     def leave(self, key: Key) -> None:
         held = self.pages[key]
+        self.wrote_extents |= held.kind == "cold" and self.backing == "packed"
         size = 8 if held.kind == "fill" else held.zsize
         if self.backing == "in_place":
             self.in_place = key[0]
@@ -190,6 +223,7 @@ class Pool:
             "zpages": kinds["zpage"],
             "same_filled": kinds["fill"],
             "raw_pages": kinds["raw"],
+            "cold_pages": kinds["cold"],
             "zbytes": sum(held.zsize for held in self.zpages()),
             "written_pages": kinds["written"],
             "written_bytes": sum(held.zsize for held in self.pages.values() if held.kind == "written"),

@@ -87,6 +87,20 @@ def test_used_bytes_of_extents_agrees_with_the_os(page_size: int) -> None:
         assert step["used"] == pytest.approx(step["os"] - empty["os"], rel=0.02)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_pieces(config: str) -> None:
+    """Many, few and none of them, of all sizes; holes that they leave are counted, but hardly stay."""
+    ops = OPS[config] * 20
+    for threads in (1, 4):
+        empty, many, few, end = run(config, "zc_pieces", 1, ops, threads)
+        assert empty["used"] == 0
+        assert end["used"] <= MIB // 8, "one chunk is kept"
+        if config != "host":
+            continue
+        for step in (many, few):
+            assert step["used"] == pytest.approx(step["os"] - empty["os"], rel=0.05, abs=MIB // 2)
+
+
 def huge_pages_split() -> int | None:
     """How many the system has split so far. None: it gives no huge pages of a run's size."""
     directory = Path("/sys/kernel/mm/transparent_hugepage")

@@ -96,6 +96,26 @@ def test_every_page_comes_back(config: str, page_size: int, pages: Path, trained
         assert sizes["lz4"] < sizes["lz4:8"] <= sizes["lz4:65537"]
 
 
+@pytest.mark.parametrize("run", ["4096x2", "4096x8", "16384x4", "65536x16"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_run_and_its_beginnings_come_back(config: str, run: str, pages: Path, trained: Path) -> None:
+    """Together pages are smaller than each by itself; and damage does no harm."""
+    chosen = ["zstd", "zstd:9", "zstd:19", "zstd:9:dict=7", "lz4", "none"]
+    page_size, count = run.split("x")
+    together, alone = (
+        {
+            line.split()[0]: int(line.split()[2])
+            for line in zc_codec(config, "trip", pages, size, trained, *chosen).splitlines()
+        }
+        for size in (run, page_size)
+    )
+    assert all(together[spec] < alone[spec] for spec in chosen if spec != "none")
+    for line in zc_codec(config, "damage", pages, run, trained, "zstd", "zstd:9:dict=7").splitlines():
+        _, tries, refused = line.split()
+        assert 0.3 * int(tries) < int(refused) <= int(tries), line
+    assert int(count) * int(page_size) <= MIB
+
+
 def test_a_dictionary_makes_zpages_smaller(tmp_path: Path, trained: Path, raw: Path) -> None:
     source = tmp_path / "text"
     source.write_bytes(text(2 * MIB)[MIB:])

@@ -227,3 +227,16 @@ def test_overwriting_makes_sparse_too_and_compacts(allocator: str) -> None:
             if i * 0x9E3779B97F4A7C15 % 2**64 >> 32 & 3:
                 driver.ask("put", "p", 1, i, "fill:1")
         assert driver.stats("p")["compacted_zpages"] > 0
+
+
+def test_a_shortage_for_which_nothing_is_given_up_changes_nothing() -> None:
+    """Ephemeral pages are there still for who comes to the limit."""
+    with Driver("host", 4096, 4 * MIB) as driver:
+        driver.ask("pool", "e", "ephemeral")
+        driver.ask("pool", "p", "persistent")
+        driver.ask("bulk", "e", 1, 0, 1000, 2000)
+        driver.ask("set", "pressure_shrink_percent", 0)
+        driver.ask("pressure")
+        assert driver.stats("e")["zpages"] == 1000
+        assert driver.ask("bulk", "p", 1, 0, 1300, 2000) == "stored 1300"
+        assert driver.stats("e")["pers_ate_eph"] > 0

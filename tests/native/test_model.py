@@ -19,7 +19,19 @@ REACHED = {
     *[f"{flush} {word}" for flush in ("flush", "flushes") for word in ("ok", "err")],
     *["put stored", "put compress_poor", "flobjs pages", "destroy pages", "destroy err", "pool err"],
     *["puts poor_run_refused", "put-inactive eph_nonactive_puts_ignored", "put-inactive stored"],
-    *["codec ok", "codec err", "compact frames", "reclaim frames", "check ok"],
+    *[
+        "codec ok",
+        "codec err",
+        "compact frames",
+        "reclaim frames",
+        "recompress frames",
+        "recompress-idle frames",
+        "check ok",
+        "writeback_limit pages",
+        "writeback_pressure pages",
+        "writeback_idle pages",
+        "cold_after pages",
+    ],
 }
 """What a run of many examples must have come by, or it proves nothing."""
 EXPLORES = 50 if os.environ.get("HYPOTHESIS_PROFILE") == "explore" else 1

@@ -6,20 +6,17 @@ import os
 import pytest
 
 from tests.native.driver import program
-from tools.soak import LEFT, render, soak
+from tools.soak import render, shortcomings, soak
 
-DIFFERENCE = 0.1
-"""Of used_bytes from the OS. `make soak` holds its run against 2 %; with most pages written back, what is left is
-mostly the index, for which the C library's heap keeps more than was asked of it."""
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 20)
 
 
 @pytest.mark.timeout(int(SECONDS) * 2 + 300)
 def test_everything_at_once_for_a_while() -> None:
     facts = soak(program("host", "zc_soak"), SECONDS, seed=4)
-    assert facts["worst_difference"] <= DIFFERENCE
-    assert facts["left_bytes"] <= LEFT
+    assert list(shortcomings(facts)) == []
     assert facts["restarts"] > 0
+    assert facts["recompressed"] > 0 or SECONDS < 60
     assert facts["compared"] > 0
     hit = [count > 0 for count in facts["faults"].values()]
     assert all(hit) if SECONDS >= 60 else any(hit), facts["faults"]

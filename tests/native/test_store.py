@@ -134,13 +134,13 @@ def test_used_bytes_agrees_with_the_os(page_size: int) -> None:
 
 @pytest.mark.parametrize("page_size", [4096, 65536])
 def test_random_indexes_cost_little_metadata(page_size: int) -> None:
-    """Of index and frames; what a put needs while it runs is there before."""
+    """Of index, its holes, and frames; what a put needs while it runs is there before."""
     with Driver("host", page_size, 8 * 1024 * MIB) as driver:
         driver.ask("pool", "p", "persistent")
         driver.ask("put", "p", 0, 0, "rand:1:64")
         before = driver.totals()["metadata_bytes"]
         driver.ask("bulk", "p", 1, 0, 20000, 64)
-        assert (driver.totals()["metadata_bytes"] - before) / 20000 <= 48
+        assert (driver.totals()["metadata_bytes"] - before) / 20000 <= 52
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -159,7 +159,8 @@ def test_frames_given_back_out_of_the_middle_of_a_run_come_again(config: str, co
         driver.ask("bulk", "p", 3, 0, count, 1900)
         again = driver.totals()
         assert again["frames"] == full["frames"]
-        assert again["metadata_bytes"] <= full["metadata_bytes"] * 1.05
+        holes = 64 << 10  # of the index; what was put one way and the other leaves other leaves
+        assert again["metadata_bytes"] <= full["metadata_bytes"] * 1.05 + holes
         for turn in (2, 3):
             for i in range(0, count, 97):
                 page = f"page {crc(f'rand:{i}:1900', 4096)}"
@@ -387,3 +388,28 @@ def test_a_store_at_its_limit_takes_no_dictionary() -> None:
         assert driver.ask("dictionary", 1, 2000) == "err ENOMEM"
         driver.ask("flobj", "p", 1)
         assert driver.ask("dictionary", 1, 2000) == "id 1"
+
+
+@pytest.mark.parametrize("content", ["rand:1:1000", "rand:1:4096"])
+def test_a_page_is_as_old_as_its_last_put_or_get(content: str) -> None:
+    """Not peek, nor what moves it. A second may pass meanwhile, by itself."""
+    with Driver("host-asan", 4096) as driver:
+        driver.ask("pool", "p", "persistent", "zsmalloc")
+        driver.ask("param", "p", "keep_rejected", 1)
+
+        def idle() -> int:
+            return int(driver.ask("idle", "p", 1, 1))
+
+        driver.ask("put", "p", 1, 1, content)
+        assert idle() < 100
+        driver.ask("skip", 1000)
+        for harmless in ("peek p 1 1", "compact p", "check"):
+            driver.ask(harmless)
+        assert 1000 <= idle() < 1100
+        driver.ask("get", "p", 1, 1)
+        assert idle() < 100
+        driver.ask("skip", 1000)
+        driver.ask("put", "p", 1, 1, content)
+        assert idle() < 100
+        driver.ask("put", "p", 1, 1, "fill:1")
+        assert driver.ask("idle", "p", 1, 1) == "none"

@@ -21,3 +21,7 @@ def test_threads_in_one_store(config: str, page_size: int, limit: int, tmp_path:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "pages checked" in done.stdout
     assert " 0 written back" not in done.stdout
+    assert " 0 made cold" not in done.stdout
+    assert " 0 under pressure" not in done.stdout
+    assert " 0 idle" not in done.stdout
+    assert limit == 0 or " 0 pages at the limit" not in done.stdout

@@ -132,6 +132,57 @@ def test_killed_at_every_write_it_comes_back_right(layout: str, half: bool, tmp_
     assert after > 20
 
 
+BATCHES = {"packed": 2500, "in_place": 700}
+"""Pages, by layout: of 1000 bytes they make three batches, so that one is written while another is filled."""
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_killed_at_every_write_of_several_batches(layout: str, half: bool, tmp_path: Path) -> None:
+    pages, written, after = BATCHES[layout], -1, 0
+    while written < pages:
+        path = tmp_path / str(after)
+        driver = Driver("host", 4096)
+        assert open_pool(driver, path, layout) == "ok"
+        driver.ask("bulk", "p", 1, 0, pages, 1000)
+        driver.ask("die", after, *(["half"] if half else []))
+        try:
+            assert driver.ask("writeback", "p", 10**6).endswith(f" pages {pages} ok")
+            driver.kill()
+        except (AssertionError, BrokenPipeError):
+            assert driver.ended() == DIED
+        with Driver("host", 4096) as driver:
+            assert open_pool(driver, path, layout) == "ok"
+            before, written = written, driver.stats("p")["written_pages"]
+            assert written >= before
+            found = [index for index in range(pages) if got(driver, index) == f"page {crc(f'rand:{index}:1000', 4096)}"]
+            assert len(found) == written
+            assert driver.ask("check") == "ok"
+        path.unlink()
+        after += 1
+    assert after > 6
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("config", ["host-asan", "host-tsan"])
+def test_one_of_several_batches_cannot_be_written(config: str, layout: str, after: int, tmp_path: Path) -> None:
+    pages = BATCHES[layout]
+    with Driver(config, 4096) as driver:
+        assert open_pool(driver, tmp_path / "store", layout) == "ok"
+        driver.ask("bulk", "p", 1, 0, pages, 1000)
+        driver.ask("fault", "data", "EIO", after, 1)
+        assert driver.ask("writeback", "p", 10**6).endswith(" EIO")
+        stats = driver.stats("p")
+        assert stats["written_pages"] + stats["zpages"] == pages
+        assert stats["zpages"] > 0
+        assert driver.ask("writeback", "p", 10**6).endswith(" ok")
+        assert driver.stats("p")["frames"] == 0
+        for index in range(0, pages, 7):
+            assert got(driver, index) == f"page {crc(f'rand:{index}:1000', 4096)}"
+        assert driver.ask("check") == "ok"
+
+
 MEANWHILE = [
     ("put p 1 3 rand:77:300", "page", "zpage"),
     ("flush p 1 3", "err", "none"),

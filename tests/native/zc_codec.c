@@ -11,7 +11,8 @@
  *   zc_codec entropy FILE PAGE_SIZE                  millibits
  *   zc_codec hash FILE                               zc_hash() and zc_checksum() in hex
  *
- * FILE is pages; DICTIONARY is a file that has id 7, or "-". Ends with 1, saying why, where a codec breaks its
+ * FILE is pages; PAGE_SIZE, where codecs are tried, may be PAGE_SIZExPAGES: runs of so many, and the beginnings
+ * of runs; DICTIONARY is a file that has id 7, or "-". Ends with 1, saying why, where a codec breaks its
  * word. Every buffer is of the size that the contract asks for: a sanitizer sees what goes beyond.
  */
 #include <errno.h>
@@ -89,11 +90,18 @@ static struct bytes read_file(const char *path)
 
 static size_t page_size_of(const char *word)
 {
-    size_t page_size = strtoul(word, NULL, 10);
+    size_t page_size = strtoul(word, NULL, 10); /* up to the x */
 
     if (!zc_is_pow2(page_size))
         die("not a page size", word);
     return page_size;
+}
+
+static unsigned pages_of(const char *word)
+{
+    const char *x = strchr(word, 'x');
+
+    return x ? (unsigned)strtoul(x + 1, NULL, 10) : 1;
 }
 
 /* ---- dictionaries ---- */
@@ -168,14 +176,14 @@ static void show_spec(const char *spec, size_t page_size, struct zc_dictionary *
     struct zc_codec *codec, *again;
     char buf[16];
 
-    int error = zc_codec_create(spec, page_size, find_dictionary, dictionary, &codec, &why);
+    int error = zc_codec_create(spec, page_size, 1, find_dictionary, dictionary, &codec, &why);
     if (error) {
         printf("err %s %s\n", zc_errno_name(error, buf), why.data);
         zc_text_free(&why);
         return;
     }
     zc_codec_spec(codec, &shown);
-    if (zc_codec_create(shown.data, page_size, find_dictionary, dictionary, &again, NULL) != 0 ||
+    if (zc_codec_create(shown.data, page_size, 1, find_dictionary, dictionary, &again, NULL) != 0 ||
         !zc_codec_is_same(codec, again))
         die("its canonical spec names another codec", spec);
     printf("ok %s\n", shown.data);
@@ -223,6 +231,18 @@ static void close_trial(struct trial *trial)
     free(trial->page);
 }
 
+static void try_beginnings(struct trial *trial, const char *zpage, size_t size, const char *page)
+{
+    const struct zc_codec *codec = trial->codec;
+
+    for (size_t upto = codec->block; upto <= codec->page_size; upto += codec->block) {
+        memset(trial->page, 0x5a, codec->page_size);
+        if (zc_decompress_some(codec, trial->decompressor, zpage, size, trial->page, upto) != 0 ||
+            memcmp(trial->page, page, upto) != 0)
+            die("another beginning comes back", "zpage");
+    }
+}
+
 /* Compresses, and decompresses a copy that ends where its memory does. The bytes of the zpage. */
 static size_t there_and_back(struct trial *trial, const char *page)
 {
@@ -238,6 +258,7 @@ static size_t there_and_back(struct trial *trial, const char *page)
         die("it does not decompress", "zpage");
     if (memcmp(trial->page, page, codec->page_size) != 0)
         die("another page comes back", "zpage");
+    try_beginnings(trial, zpage, size, page);
     free(zpage);
     return size;
 }
@@ -338,6 +359,8 @@ static void damage(const struct zc_codec *codec, struct bytes pages, const char 
         for (int i = 0; i < DAMAGES; i++) {
             struct bytes bad = damaged(trial.zpage, size, &random);
             int error = zc_decompress(codec, trial.decompressor, bad.at, bad.size, trial.page);
+            error |= zc_decompress_some(codec, trial.decompressor, bad.at, bad.size, trial.page,
+                                        codec->block);
             if (error && error != -EIO)
                 die("neither a page nor EIO", "damaged zpage");
             tries++;
@@ -363,7 +386,8 @@ static void with_codecs(char **words, try_codec *try)
     for (char **spec = words + 3; *spec; spec++) {
         struct zc_text why = {0}, shown = {0};
         struct zc_codec *codec;
-        if (zc_codec_create(*spec, page_size, find_dictionary, dictionary, &codec, &why) != 0)
+        if (zc_codec_create(*spec, page_size, pages_of(words[1]), find_dictionary, dictionary,
+                            &codec, &why) != 0)
             die(why.data, *spec);
         zc_codec_spec(codec, &shown);
         try(codec, pages, shown.data);

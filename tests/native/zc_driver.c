@@ -32,7 +32,12 @@
  *   bulk POOL OBJECT FIRST COUNT LENGTH  puts pages rand:(FIRST+i):LENGTH; stored N
  *   backing POOL PATH LAYOUT SIZE [reset]   PATH none: takes it away; ok | err NAME WHY
  *   writeback POOL FRAMES                frames N pages N ok | frames N pages N ERROR
- *   where POOL OBJECT INDEX              none | zpage | raw | fill | written
+ *   where POOL OBJECT INDEX              none | zpage | raw | fill | written | cold
+ *   size POOL OBJECT INDEX               bytes of its zpage; else none
+ *   idle POOL OBJECT INDEX               seconds since it was put or got, of one with a zpage, or cold; else none
+ *   skip SECONDS                         all pages are older by that
+ *   recompress POOL FRAMES               frames N pages N extents N ok | … ERROR
+ *   recompress-idle POOL SECONDS         the same
  *   restart save|drop                    the store anew, without pools, as after a clean stop; or with
  *                                        what was in memory gone; saved N lost N ok | … ERROR
  *   fault CALL NAME AFTER COUNT          of the backing stores' system calls, see faulty_io.h
@@ -44,7 +49,7 @@
  *   settle                               waits until the keeper has nothing left to do
  *   pressure                             acts as if the OS had said that memory is short
  *
- * Numbers are decimal. CONTENT is fill:WORD, or rand:SEED:LENGTH: LENGTH random bytes, then zeros.
+ * Numbers are decimal. CONTENT is fill:WORD, or rand:SEED:LENGTH: LENGTH random bytes, then zeros; half: the same of bytes < 16.
  * A failure is "err NAME".
  */
 #include <errno.h>
@@ -112,10 +117,11 @@ static void make_page(const struct driver *driver, const char *content, char *pa
             memcpy(page + i, &word, sizeof(word));
         return;
     }
+    uint64_t mask = content[0] == 'h' ? 0x0f0f0f0f0f0f0f0f : UINT64_MAX;
     uint64_t seed = strtoull(content + 5, &rest, 10);
     size_t length = zc_min(number(rest + 1), driver->page_size);
     for (size_t i = 0; i < length; i += sizeof(seed)) {
-        uint64_t word = zc_mix64(seed * 0x9e3779b97f4a7c15u + i);
+        uint64_t word = zc_mix64(seed * 0x9e3779b97f4a7c15u + i) & mask;
         memcpy(page + i, &word, zc_min(sizeof(word), length - i));
     }
 }
@@ -226,6 +232,13 @@ static const char *const eviction_names[ZC_EVICTIONS] = {
     [ZC_PERS_ATE_EPH] = "pers_ate_eph",
 };
 
+static const char *const writeback_names[ZC_WRITEBACK_CAUSES] = {
+    [ZC_WRITEBACK_USER] = "writeback_user",
+    [ZC_WRITEBACK_LIMIT] = "writeback_limit",
+    [ZC_WRITEBACK_PRESSURE] = "writeback_pressure",
+    [ZC_WRITEBACK_IDLE] = "writeback_idle",
+};
+
 static void do_stats(zc_pool *pool)
 {
     struct zc_pool_stats s;
@@ -237,6 +250,9 @@ static void do_stats(zc_pool *pool)
     for (int i = 0; i < ZC_EVICTIONS; i++)
         printf(" %s=%" PRIu64 " %s_frames=%" PRIu64, eviction_names[i], s.evicted[i],
                eviction_names[i], s.evicted_frames[i]);
+    for (int i = 0; i < ZC_WRITEBACK_CAUSES; i++)
+        printf(" %s=%" PRIu64 " %s_frames=%" PRIu64, writeback_names[i], s.written_back[i],
+               writeback_names[i], s.written_back_frames[i]);
     printf(" gets=%" PRIu64 " gets_found=%" PRIu64 " flush_total=%" PRIu64 " flush_found=%" PRIu64
            " flobj_total=%" PRIu64 " flobj_found=%" PRIu64 " put_to_flush=%" PRIu64
            " dup_puts=%" PRIu64 " kept_rejected=%" PRIu64 " damaged=%" PRIu64
@@ -246,13 +262,17 @@ static void do_stats(zc_pool *pool)
            " used_bytes=%" PRIu64 " writeback_frames=%" PRIu64 " writeback_pages=%" PRIu64
            " writeback_errors=%" PRIu64 " written_gets=%" PRIu64 " read_errors=%" PRIu64
            " written_pages=%" PRIu64 " written_bytes=%" PRIu64 " wear_evicted=%" PRIu64
-           " wear_cleaned=%" PRIu64 " wear_metadata=%" PRIu64,
+           " wear_cleaned=%" PRIu64 " wear_metadata=%" PRIu64 " recompressed_frames=%" PRIu64
+           " recompressed_pages=%" PRIu64 " cold_pages=%" PRIu64 " cold_extents=%" PRIu64
+           " cold_bytes=%" PRIu64 " cold_frames=%" PRIu64 " warmed_pages=%" PRIu64,
            s.gets, s.gets_found, s.flush_total, s.flush_found, s.flobj_total, s.flobj_found,
            s.put_to_flush, s.dup_puts, s.kept_rejected, s.damaged, s.compacted_frames,
            s.compacted_zpages, s.reclaimed_frames, s.reclaimed_zpages, s.zpages, s.same_filled,
            s.raw_pages, s.zbytes, s.frames, s.metadata_bytes, s.used_bytes, s.writeback_frames,
            s.writeback_pages, s.writeback_errors, s.written_gets, s.read_errors, s.written_pages,
-           s.written_bytes, s.wear_evicted, s.wear_cleaned, s.wear_metadata);
+           s.written_bytes, s.wear_evicted, s.wear_cleaned, s.wear_metadata, s.recompressed_frames,
+           s.recompressed_pages, s.cold_pages, s.cold_extents, s.cold_bytes, s.cold_frames,
+           s.warmed_pages);
 }
 
 static void do_totals(struct driver *driver)
@@ -264,10 +284,11 @@ static void do_totals(struct driver *driver)
            " metadata_bytes=%" PRIu64 " used_bytes=%" PRIu64 " pers_zpages=%" PRIu64
            " eph_zpages=%" PRIu64 " pers_pageframes=%" PRIu64 " eph_pageframes=%" PRIu64
            " same_filled=%" PRIu64 " zbytes=%" PRIu64 " written_pages=%" PRIu64
-           " written_bytes=%" PRIu64 " pers_unsaved=%" PRIu64 " pools=%" PRIu64,
+           " written_bytes=%" PRIu64 " pers_unsaved=%" PRIu64 " pools=%" PRIu64
+           " cold_pages=%" PRIu64 " cold_bytes=%" PRIu64,
            s.limit_bytes, s.frames, s.reserve_frames, s.metadata_bytes, s.used_bytes, s.pers_zpages,
            s.eph_zpages, s.pers_pageframes, s.eph_pageframes, s.same_filled, s.zbytes,
-           s.written_pages, s.written_bytes, s.pers_unsaved, s.pools);
+           s.written_pages, s.written_bytes, s.pers_unsaved, s.pools, s.cold_pages, s.cold_bytes);
     printf(" pressures=%" PRIu64 " pressure_source=%" PRIu64, s.pressures, s.pressure_source);
 }
 
@@ -397,6 +418,8 @@ static void run_meanwhile(char *pending)
     char requests[LINE_SIZE], *rest = requests, *request;
     struct words words;
 
+    if (!*pending)
+        return;
     memcpy(requests, pending, sizeof(requests));
     *pending = '\0';
     while ((request = strsep(&rest, ";"))) {
@@ -469,11 +492,23 @@ static void do_writeback(zc_pool *pool, const struct words *words)
     say_error(error);
 }
 
+static void do_recompress(zc_pool *pool, const struct words *words, bool is_idle)
+{
+    struct zc_recompressed done;
+    uint64_t most = number(words->word[2]);
+    int error = is_idle ? zc_pool_recompress_idle(pool, (uint32_t)most, &done)
+                        : zc_pool_recompress(pool, most, &done);
+
+    printf("frames %" PRIu64 " pages %" PRIu64 " extents %" PRIu64, done.frames, done.pages,
+           done.extents);
+    say_error(error);
+}
+
 static void do_where(zc_pool *pool, const struct words *words)
 {
     static const char *const kinds[] = {
         [ZC_ENTRY_EMPTY] = "none", [ZC_ENTRY_ZPAGE] = "zpage",     [ZC_ENTRY_RAW] = "raw",
-        [ZC_ENTRY_FILL] = "fill",  [ZC_ENTRY_WRITTEN] = "written",
+        [ZC_ENTRY_FILL] = "fill",  [ZC_ENTRY_WRITTEN] = "written", [ZC_ENTRY_COLD] = "cold",
     };
     uint64_t object = number(words->word[2]);
     uint32_t index = (uint32_t)number(words->word[3]);
@@ -482,6 +517,36 @@ static void do_where(zc_pool *pool, const struct words *words)
     zc_shard_lock(shard);
     const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
     printf("%s", kinds[entry ? entry->kind : ZC_ENTRY_EMPTY]);
+    zc_shard_unlock(shard);
+}
+
+static void do_size(zc_pool *pool, const struct words *words)
+{
+    uint64_t object = number(words->word[2]);
+    uint32_t index = (uint32_t)number(words->word[3]);
+    struct zc_shard *shard = zc_shard_of(pool, object, index);
+
+    zc_shard_lock(shard);
+    const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
+    if (entry && zc_entry_has_zpage(entry))
+        printf("%u", (unsigned)entry->size);
+    else
+        printf("none");
+    zc_shard_unlock(shard);
+}
+
+static void do_idle(zc_pool *pool, const struct words *words)
+{
+    uint64_t object = number(words->word[2]);
+    uint32_t index = (uint32_t)number(words->word[3]);
+    struct zc_shard *shard = zc_shard_of(pool, object, index);
+
+    zc_shard_lock(shard);
+    const struct zc_entry *entry = zc_index_find(&shard->index, object, index);
+    if (entry && (zc_entry_has_zpage(entry) || zc_entry_is_cold(entry)))
+        printf("%u", (uint16_t)(zc_store_now(pool->store) - zc_entry_age(entry)));
+    else
+        printf("none");
     zc_shard_unlock(shard);
 }
 
@@ -592,8 +657,16 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
         do_backing(pool, words);
     else if (strcmp(command, "writeback") == 0)
         do_writeback(pool, words);
+    else if (strcmp(command, "recompress") == 0)
+        do_recompress(pool, words, false);
+    else if (strcmp(command, "recompress-idle") == 0)
+        do_recompress(pool, words, true);
     else if (strcmp(command, "where") == 0)
         do_where(pool, words);
+    else if (strcmp(command, "size") == 0)
+        do_size(pool, words);
+    else if (strcmp(command, "idle") == 0)
+        do_idle(pool, words);
     else if (strcmp(command, "damage") == 0)
         say_done(zc_debug_damage(pool, number(words->word[2]), (uint32_t)number(words->word[3])));
     else if (strcmp(command, "stats") == 0)
@@ -649,6 +722,9 @@ static void run(struct driver *driver, const struct words *words)
         say_done(zc_store_set_param(driver->store, words->word[1], words->word[2]));
     } else if (strcmp(command, "settle") == 0) {
         zc_debug_settle(driver->store);
+        say_done(0);
+    } else if (strcmp(command, "skip") == 0) {
+        zc_debug_age(driver->store, (uint32_t)number(words->word[1]));
         say_done(0);
     } else if (strcmp(command, "pressure") == 0) {
         zc_limit_relieve(driver->store);

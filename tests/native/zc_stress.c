@@ -5,8 +5,8 @@
  * change, pools are compacted, the coldest frames reclaimed, or written to stores in DIR that are a
  * little larger than what is live in them, counters read, everything checked. Each
  * page says its key and version, so a get that finds another page's bytes, or torn ones, is seen; of its
- * own pool a thread knows every page that must be there, and its version. Prints one line and ends with
- * 0, or says what broke.
+ * own pool a thread knows every page that must be there, and its version. Prints what was done and ends
+ * with 0, or says what broke.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -18,6 +18,8 @@
 #include <zcache/store.h>
 
 #include "base/base.h"
+#include "store/limit.h"
+#include "store/pool.h"
 
 #define OBJECTS 4
 #define INDEXES 300
@@ -32,7 +34,7 @@ struct worker {
     const char *directory; /* of backing stores */
     pthread_t thread;
     unsigned number, ops;
-    uint64_t random, found, written;
+    uint64_t random, found, written, cold;
     char own[16];                       /* the pool that nobody else uses */
     uint64_t version[OBJECTS][INDEXES]; /* of its pages, 0: not there */
 };
@@ -246,21 +248,56 @@ static void reclaim_some(struct worker *worker, zc_pool *pool, size_t size)
         broken("reclaim failed");
 }
 
-/* Other threads' own pools too, where they know every page. */
-static void write_back(struct worker *worker)
+static void write_frames(struct worker *worker, zc_pool *pool)
 {
-    static const char *const names[] = {"pbo1", "pzo3", "pbshared", "pzshared"};
     struct zc_written_back done;
-    zc_pool *pool;
-
-    if (zc_pool_find(worker->store, names[next(worker) % 4], &pool) != 0)
-        return;
     int error = zc_pool_writeback(pool, 1 + next(worker) % 64, &done);
-    zc_pool_release(pool);
 
     if (error && error != -ENOENT && error != -ENXIO && error != -ENOSPC)
         broken("writeback failed");
     worker->written += done.pages;
+}
+
+/* Other threads' own pools too, where they know every page; and what makes the keeper do so. */
+static void write_back(struct worker *worker)
+{
+    static const char *const names[] = {"pbo1", "pzo3", "pbshared", "pzshared"};
+    zc_pool *pool;
+
+    if (zc_pool_find(worker->store, names[next(worker) % 4], &pool) != 0)
+        return;
+    switch (next(worker) % 4) {
+    case 0:
+        zc_limit_relieve(worker->store);
+        break;
+    case 1:
+        zc_pool_set_param(pool, "writeback_after", next(worker) % 4 ? "1" : "0");
+        zc_debug_age(worker->store, 2);
+        break;
+    default:
+        write_frames(worker, pool);
+    }
+    zc_pool_release(pool);
+}
+
+static void recompress(struct worker *worker, zc_pool *pool)
+{
+    static const char *const lengths[] = {"1", "2", "4", "8", "16"};
+    struct zc_recompressed done;
+
+    if (next(worker) % 4 == 0) {
+        zc_pool_set_param(pool, "cold_extent", lengths[next(worker) % 5]);
+        zc_pool_set_param(pool, "cold_codec", next(worker) % 2 ? "zstd:3" : "lz4");
+        zc_pool_set_param(pool, "cold_readahead", next(worker) % 2 ? "1" : "0");
+        zc_pool_set_param(pool, "cold_after", next(worker) % 4 ? "1" : "0");
+        zc_pool_set_param(pool, "cold_cpu_percent", "100");
+    }
+    zc_debug_age(pool->store, 1 + next(worker) % 3);
+    int error = next(worker) % 2 ? zc_pool_recompress(pool, 1 + next(worker) % 64, &done)
+                                 : zc_pool_recompress_idle(pool, 1, &done);
+    if (error && error != -ENOENT && error != -E2BIG && error != -ENOMEM)
+        broken("recompression failed");
+    worker->cold += done.pages;
 }
 
 static void check_all(zc_store *store)
@@ -273,9 +310,11 @@ static void check_all(zc_store *store)
 
 static void empty_frames(struct worker *worker, zc_pool *pool, size_t size)
 {
-    uint64_t what = next(worker) % 8;
+    uint64_t what = next(worker) % 12;
 
-    if (what < 3)
+    if (what >= 8)
+        recompress(worker, pool);
+    else if (what < 3)
         zc_pool_compact(pool);
     else if (what < 6)
         reclaim_some(worker, pool, size);
@@ -335,6 +374,11 @@ static void check_end(zc_store *store, const struct worker *workers, unsigned th
     zc_pool *pool;
 
     check_all(store);
+    zc_store_get_stats(store, &stats);
+    printf("by itself: %" PRIu64 " pages at the limit, %" PRIu64 " under pressure, %" PRIu64
+           " idle\n",
+           stats.written_back[ZC_WRITEBACK_LIMIT], stats.written_back[ZC_WRITEBACK_PRESSURE],
+           stats.written_back[ZC_WRITEBACK_IDLE]);
     for (unsigned i = 0; i < threads + SHARED; i++) {
         const char *name = i < threads ? workers[i].own : shared[i - threads];
         if (zc_pool_find(store, name, &pool) != 0)
@@ -356,7 +400,7 @@ int main(int argc, char **argv)
         return 2;
     }
     unsigned threads = (unsigned)atoi(argv[1]), ops = (unsigned)atoi(argv[2]);
-    uint64_t seed = strtoull(argv[3], NULL, 10), found = 0, written = 0;
+    uint64_t seed = strtoull(argv[3], NULL, 10), found = 0, written = 0, cold = 0;
     struct zc_store_config config = {.page_size = (uint32_t)atoi(argv[4]),
                                      .limit = strtoull(argv[5], NULL, 10)};
     struct worker *workers = calloc(threads, sizeof(*workers));
@@ -376,11 +420,13 @@ int main(int argc, char **argv)
         pthread_join(workers[i].thread, NULL);
         found += workers[i].found;
         written += workers[i].written;
+        cold += workers[i].cold;
     }
     check_end(store, workers, threads);
-    printf("%u threads, %u operations each, %" PRIu64 " pages checked, %" PRIu64 " written back\n",
-           threads, ops, found, written);
+    printf("%u threads, %u operations each, %" PRIu64 " pages checked, %" PRIu64
+           " written back, %" PRIu64 " made cold\n",
+           threads, ops, found, written, cold);
     zc_store_destroy(store);
     free(workers);
-    return found && written ? 0 : 1;
+    return found && written && cold ? 0 : 1;
 }

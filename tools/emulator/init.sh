@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 # The emulated device's init: file systems, modules, network, adbd. The kernel's command line says
-# zcache.root=1 (adbd stays root) and zcache.su=1 (the shell user finds a su).
+# zcache.root=1 (adbd stays root) and zcache.su=1 (the shell user finds a su). Disks are the shell user's.
 
 bb=/bin/busybox
 $bb mkdir -p /proc /sys /dev /tmp /run /mnt /system/xbin /data/local/tmp /data/misc/adb
@@ -43,6 +43,7 @@ export HOME=/data/local/tmp
 if grep -q zcache.root=1 /proc/cmdline; then
     adbd &
 else
+    chown shell /dev/vd? 2>/dev/null
     cp $bb /run/su
     /run/su -p -s /bin/sh -c "exec adbd" shell &
 fi

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pool create, list, show, codec, compact, shrink, backing, writeback, destroy."""
+"""pool create, list, show, codec, compact, shrink, recompress, backing, writeback, destroy."""
+
+import re
+from typing import Any
 
 import click
 
 from ..control import ControlClient, number
+from ..errors import Usage
+from .counters import Counters, pools_in
 from .output import size_text
 from .session import Session, hints, pass_session
 
-_PAGES = ("zpages", "same_filled", "raw_pages", "written_pages")
 _CODEC_HINTS = {
     "EINVAL": "zcache cat codecs names those of this daemon",
     "ENOENT": "zcache pool list and zcache dictionary list show what there is",
@@ -16,9 +20,12 @@ _BACKING_HINTS = {
     "EEXIST": "--reset overwrites what is there",
     "ESTALE": "--reset gives up what is there",
     "EUCLEAN": "--reset gives up what is there",
+    "EINVAL": "e.g. /data/local/tmp/store --size 1G, or a block device",
     "EPERM": "a persistent pool takes a backing store",
-    "EOPNOTSUPP": "without --direct the page cache is used",
+    "ENOENT": "zcache pool list shows the pools; a new store needs a directory that is there",
+    "ENOTSUP": "without --direct the page cache is used",
 }
+_LAYOUTS = click.Choice(["packed", "in_place"])
 
 
 @click.group()
@@ -32,12 +39,24 @@ def pool() -> None:
               help="persistent: no page is ever lost; ephemeral: pages may be dropped.")  # fmt: skip
 @click.option("--allocator", metavar="A", help="zbud, the default, or zsmalloc, which is denser.")
 @click.option("--codec", metavar="SPEC", help="NAME[:LEVEL][:dict=ID], e.g. zstd:3; lz4 is the default.")
+@click.option("--backing", metavar="PATH", help="A backing store, see zcache pool backing; or there is no pool.")
+@click.option("--layout", type=_LAYOUTS, help="Of the backing store; packed is the default.")
+@click.option("--backing-size", metavar="SIZE", help="Make the file, or extend it, to that: bytes, 64M, 2G.")
+@click.option("--reset", is_flag=True, help="Overwrite whatever is in the backing store.")
+@click.option("--direct", is_flag=True, help="Refuse a backing store that would go through the page cache.")
 @pass_session
-def create(session: Session, name: str, kind: str, allocator: str | None, codec: str | None) -> None:
+def create(session: Session, name: str, kind: str, allocator: str | None, codec: str | None, backing: str | None,
+           layout: str | None, backing_size: str | None, reset: bool, direct: bool) -> None:  # fmt: skip
     """Make a pool."""
-    wanted = {"name": name, "kind": kind, "allocator": allocator, "codec": codec}
-    with hints(EINVAL="zcache pool create --help", ENOENT=_CODEC_HINTS["ENOENT"]):
-        session.control.set(("pools/create", " ".join(f"{key}={value}" for key, value in wanted.items() if value)))
+    if backing is None and (layout or backing_size or reset or direct):
+        raise Usage("--layout, --backing-size, --reset, --direct: of what?", hint="give --backing PATH, too")
+    wanted = _words(name=name, kind=kind, allocator=allocator, codec=codec)
+    ways_out = {"EINVAL": "zcache pool create --help", "ENOENT": _CODEC_HINTS["ENOENT"]}
+    if backing is not None:
+        wanted += " " + _backing_words(backing, layout, backing_size, reset=reset, direct=direct)
+        ways_out |= _BACKING_HINTS | {"EEXIST": "zcache pool list shows the pools; --reset overwrites a store"}
+    with hints(**ways_out):
+        session.control.set(("pools/create", wanted))
     facts = _facts(session.control.dump(f"pools/{name}"), name)
     if session.as_json:
         session.output.document(facts)
@@ -45,32 +64,52 @@ def create(session: Session, name: str, kind: str, allocator: str | None, codec:
     session.output.text(f"pool {name}: {facts['kind']}, {facts['allocator']}, {facts['codec']}")
 
 
+def _words(**wanted: str | None) -> str:
+    return " ".join(f"{key}={value}" for key, value in wanted.items() if value)
+
+
+def _backing_words(
+    path: str, layout: str | None, size: str | None, *, reset: bool = False, direct: bool = False
+) -> str:
+    """As the tree takes a backing store."""
+    if not path or re.search(r"\s", path):
+        raise Usage(f"{path!r}: a backing store's path has no spaces in it", hint="e.g. /dev/vdb, /data/zcache.store")
+    return _words(
+        path=path,
+        layout=layout,
+        size=size,
+        reset="1" if reset else None,
+        direct="1" if direct else None,
+    )
+
+
 @pool.command(name="list")
 @pass_session
 def list_(session: Session) -> None:
     """List the pools."""
     values = session.control.dump("pools")
-    names = dict.fromkeys(path.split("/")[1] for path in values if path.count("/") > 1)
-    pools = [_facts(values, name) for name in names]
+    pools = [_facts(values, name) for name in pools_in(values)]
     if session.as_json:
         session.output.document(pools)
         return
-    columns = ("name", "kind", "allocator", "codec", "pages>", "same filled>", "used>")
-    session.output.table(columns, [_row(facts) for facts in pools])
+    session.output.table(_LISTED, [_row(facts) for facts in pools])
 
 
-def _row(facts: dict[str, object]) -> tuple[object, ...]:
-    used = facts["used_bytes"]
-    shown = size_text(used) if isinstance(used, int) else used
-    return (*(facts[name] for name in ("name", "kind", "allocator", "codec", "zpages", "same_filled")), shown)
+_WHAT = ("kind", "allocator", "codec", "backing")
+_COUNTED = ("zpages", "same_filled", "frames", "cold_frames", "cold_pages", "written_pages", "used_bytes")
+_LISTED = ("name", "kind", "allocator", "codec", "pages>", "same filled>", "cold>", "written>", "used>", "backing")
 
 
-def _facts(values: dict[str, str], name: str) -> dict[str, object]:
-    def value(path: str) -> object:
-        return number(values.get(f"pools/{name}/{path}", ""))
+def _facts(values: dict[str, str], name: str) -> dict[str, Any]:
+    counters = Counters(values, name)
+    what = {fact: number(values[f"pools/{name}/{fact}"]) for fact in _WHAT}
+    return {"name": name, **what, **{fact: counters[fact] for fact in _COUNTED}}
 
-    facts = {"name": name, **{fact: value(fact) for fact in ("kind", "allocator", "codec")}}
-    return facts | {fact: value(f"stats/{fact}") for fact in ("zpages", "same_filled", "frames", "used_bytes")}
+
+def _row(facts: dict[str, Any]) -> tuple[object, ...]:
+    counts = (facts[fact] for fact in ("zpages", "same_filled", "cold_pages", "written_pages"))
+    what = (facts[fact] for fact in ("name", "kind", "allocator", "codec"))
+    return (*what, *counts, size_text(facts["used_bytes"]), facts["backing"])
 
 
 @pool.command()
@@ -81,9 +120,15 @@ def show(session: Session, name: str) -> None:
     base = f"pools/{name}/"
     values = session.control.dump(base.rstrip("/"))
     facts = {path.removeprefix(base): number(value) for path, value in values.items()}
+    counters = Counters(values, name)
+    facts["warm_frames"] = counters.warm_frames
     if session.as_json:
         session.output.document(facts)
         return
+    session.output.text(
+        f"pool {name}: {counters.warm_frames} frames warm, {counters['cold_frames']} cold, "
+        f"{counters['written_pages']} pages written back"
+    )
     session.output.table(("path", "value>"), facts.items())
 
 
@@ -141,7 +186,7 @@ def shrink(session: Session, name: str, frames: str) -> None:
 @pool.command()
 @click.argument("name")
 @click.argument("path", required=False)
-@click.option("--layout", type=click.Choice(["packed", "in_place"]), default="packed", show_default=True,
+@click.option("--layout", type=_LAYOUTS, default="packed", show_default=True,
               help="packed: as pages are compressed; in_place: page i of one object at its own place.")  # fmt: skip
 @click.option("--size", metavar="SIZE", help="Make the file, or extend it, to that: bytes, 64M, 2G.")
 @click.option("--reset", is_flag=True, help="Overwrite whatever is there.")
@@ -156,10 +201,9 @@ def backing(
     """
     node = f"pools/{name}/backing"
     if path is not None:
-        words = [f"path={path}", f"layout={layout}", f"size={size}" if size else ""]
-        words += ["reset=1" if reset else "", "direct=1" if direct else ""]
+        wanted = "none" if path == "none" else _backing_words(path, layout, size, reset=reset, direct=direct)
         with hints(**_BACKING_HINTS):
-            session.control.set((node, "none" if path == "none" else " ".join(filter(None, words))))
+            session.control.set((node, wanted))
     now = session.control.get(node)
     written = int(session.control.get(f"pools/{name}/stats/written_pages"))
     if session.as_json:
@@ -183,6 +227,24 @@ def writeback(session: Session, name: str, frames: str) -> None:
     session.output.text(f"pool {name}: {freed} frames freed, {pages} pages written back")
 
 
+@pool.command()
+@click.argument("name")
+@click.argument("frames", default="all")
+@pass_session
+def recompress(session: Session, name: str, frames: str) -> None:
+    """Compress the coldest pages of a pool again, densely, until it has FRAMES fewer, or all of them.
+
+    Its params cold_codec and cold_extent say by what, and how many adjacent pages together.
+    """
+    with hints(EINVAL="e.g. zcache pool recompress NAME 16", ENOENT=_CODEC_HINTS["ENOENT"]):
+        counters = ("recompressed_frames", "recompressed_pages")
+        freed, pages = _growth(session.control, name, ("recompress", frames), counters)
+    if session.as_json:
+        session.output.document({"name": name, "frames": freed, "pages": pages})
+        return
+    session.output.text(f"pool {name}: {freed} frames freed, {pages} pages made cold")
+
+
 def _growth(control: ControlClient, name: str, action: tuple[str, str], counters: tuple[str, ...]) -> list[int]:
     """By how much these counters of a pool grow with an action on it."""
     path, value = action
@@ -198,8 +260,8 @@ def _growth(control: ControlClient, name: str, action: tuple[str, str], counters
 @pass_session
 def destroy(session: Session, name: str) -> None:
     """Forget all pages of a pool, also persistent ones, and the pool."""
-    values = session.control.dump(f"pools/{name}/stats")
-    pages = sum(int(values[f"pools/{name}/stats/{fact}"]) for fact in _PAGES)
+    counters = Counters(session.control.dump(f"pools/{name}/stats"), name)
+    pages = counters.held + counters["written_pages"]
     session.control.set((f"pools/{name}/destroy", "1"))
     if session.as_json:
         session.output.document({"name": name, "pages": pages})

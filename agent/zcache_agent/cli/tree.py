@@ -4,12 +4,14 @@
 import fnmatch
 import time
 from collections.abc import Iterable
+from typing import NoReturn
 
 import click
 
 from ..control import ControlClient, Description, number
 from ..errors import Refused, Usage
 from .session import Session, pass_session
+from .watch import line, rates, sample, show_pools, show_values
 
 
 @click.command()
@@ -63,23 +65,41 @@ def _readable(control: ControlClient, paths: Iterable[str]) -> dict[str, object]
 
 
 @click.command()
-@click.argument("glob", default="*")
+@click.argument("glob", required=False)
 @click.option("-w", "--watch", metavar="S", type=click.FloatRange(min=0.1), is_flag=False, flag_value=1.0,
-              help="Show them again every S seconds (1).")  # fmt: skip
+              help="Every S seconds (1), with what they grew by a second; without GLOB, a line a pool.")  # fmt: skip
 @pass_session
-def stats(session: Session, glob: str, watch: float | None) -> None:
-    """Show statistics whose path matches GLOB, e.g. 'pools/swap/*' or '*compress_poor'."""
+def stats(session: Session, glob: str | None, watch: float | None) -> None:
+    """Show statistics whose path matches GLOB, e.g. 'pools/swap/*' or '*compress_poor'.
+
+    With --json, --watch prints a document a line; PATH_per_s is by how much PATH grew a second since the one before.
+    """
+    if watch is not None:
+        _watch(session, glob, watch)
+    values = _statistics(session.control, glob)
+    if session.as_json:
+        session.output.document(values)
+        return
+    session.output.table(("path", "value>"), values.items())
+
+
+def _watch(session: Session, glob: str | None, seconds: float) -> NoReturn:
+    before = None
     while True:
-        values = {path: number(value) for path, value in _matching(session.control, "stats", glob).items()}
-        if watch is None and session.as_json:
-            session.output.document(values)
-        elif session.as_json:
-            session.output.line(values)
+        now = sample(_statistics(session.control, glob))
+        grown = rates(before, now)
+        if session.as_json:
+            session.output.line(line(now, grown))
+        elif glob is None:
+            show_pools(session.output, now, grown)
         else:
-            session.output.table(("path", "value>"), values.items())
-        if watch is None:
-            return
-        time.sleep(watch)
+            show_values(session.output, now, grown)
+        before = now
+        time.sleep(seconds)
+
+
+def _statistics(control: ControlClient, glob: str | None) -> dict[str, int | float | str]:
+    return {path: number(value) for path, value in _matching(control, "stats", glob or "*").items()}
 
 
 def _matching(control: ControlClient, directory: str, glob: str) -> dict[str, str]:

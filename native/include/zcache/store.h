@@ -56,6 +56,15 @@ enum zc_eviction {
     ZC_EVICTIONS,        /* one past the last */
 };
 
+/* Why pages of a persistent pool were written to its backing store, likewise. */
+enum zc_writeback_cause {
+    ZC_WRITEBACK_USER,     /* zc_pool_writeback() */
+    ZC_WRITEBACK_LIMIT,    /* the store came near its limit */
+    ZC_WRITEBACK_PRESSURE, /* the system was short of memory */
+    ZC_WRITEBACK_IDLE,     /* they were idle for as long as writeback_after says */
+    ZC_WRITEBACK_CAUSES,   /* one past the last */
+};
+
 /* Who says that the system is short of memory. */
 enum zc_pressure_source {
     ZC_PRESSURE_NONE,    /* nobody: there was no pool yet */
@@ -103,22 +112,31 @@ struct zc_pool_stats {
     uint64_t dup_puts;                 /* puts over an existing key */
     uint64_t kept_rejected;            /* of stored_puts: kept uncompressed, see keep_rejected */
     uint64_t damaged;                  /* gets that found the page, but not as it was stored */
-    uint64_t compacted_frames, compacted_zpages; /* freed and moved by compaction */
-    uint64_t reclaimed_frames, reclaimed_zpages; /* freed and given up by reclaim */
-    uint64_t evicted[ZC_EVICTIONS];              /* reclaimed_zpages by cause */
-    uint64_t evicted_frames[ZC_EVICTIONS];       /* reclaimed_frames by cause */
-    uint64_t writeback_frames, writeback_pages;  /* freed and written by writeback */
+    uint64_t compacted_frames, compacted_zpages;       /* freed and moved by compaction */
+    uint64_t reclaimed_frames, reclaimed_zpages;       /* freed and given up by reclaim */
+    uint64_t evicted[ZC_EVICTIONS];                    /* reclaimed_zpages by cause */
+    uint64_t evicted_frames[ZC_EVICTIONS];             /* reclaimed_frames by cause */
+    uint64_t writeback_frames, writeback_pages;        /* freed and written by writeback */
+    uint64_t written_back[ZC_WRITEBACK_CAUSES];        /* writeback_pages by cause */
+    uint64_t written_back_frames[ZC_WRITEBACK_CAUSES]; /* writeback_frames by cause; idle pages are
+                                                          none of whole frames */
     uint64_t writeback_errors; /* writebacks that the backing store ended by an error */
     uint64_t written_gets;     /* of gets: of pages in the backing store */
     uint64_t read_errors;      /* of these: not to be read, or not as they were written */
-    uint64_t zpages;           /* compressed pages held now */
-    uint64_t same_filled;      /* same-filled pages held now */
-    uint64_t raw_pages;        /* uncompressed pages held now */
-    uint64_t written_pages;    /* pages in the backing store now */
-    uint64_t zbytes;           /* bytes of the compressed pages held now */
-    uint64_t frames;           /* frames held now by the pool's allocator */
-    uint64_t metadata_bytes;   /* index and allocator metadata of this pool */
-    uint64_t used_bytes;       /* frames * page_size + metadata_bytes */
+    uint64_t recompressed_frames, recompressed_pages; /* freed on demand, and made cold, by
+                                                         recompression */
+    uint64_t warmed_pages;             /* cold pages made warm with a neighbour that was got */
+    uint64_t zpages;                   /* compressed pages held now */
+    uint64_t same_filled;              /* same-filled pages held now */
+    uint64_t raw_pages;                /* uncompressed pages held now */
+    uint64_t written_pages;            /* pages in the backing store now */
+    uint64_t cold_pages;               /* pages in extents now */
+    uint64_t cold_extents, cold_bytes; /* extents held now, and their bytes */
+    uint64_t zbytes;                   /* bytes of the compressed pages held now */
+    uint64_t frames;                   /* frames held now by the pool's allocators */
+    uint64_t cold_frames;              /* of these: of extents */
+    uint64_t metadata_bytes;           /* index and allocator metadata of this pool */
+    uint64_t used_bytes;               /* frames * page_size + metadata_bytes */
     /* Of the backing store: */
     uint64_t written_bytes;                             /* bytes of the records in it now */
     uint64_t wear_evicted, wear_cleaned, wear_metadata; /* bytes written to it since it is set */
@@ -130,13 +148,16 @@ struct zc_store_stats {
     uint64_t reserve_frames; /* ready, held by none */
     uint64_t metadata_bytes;
     uint64_t used_bytes;              /* (frames + reserve_frames) * page_size + metadata_bytes */
-    uint64_t pers_zpages, eph_zpages; /* pages held, same-filled and raw ones included */
+    uint64_t pers_zpages, eph_zpages; /* pages held, same-filled, raw and cold ones included */
     uint64_t pers_pageframes, eph_pageframes; /* frames */
     uint64_t same_filled, zbytes;
+    uint64_t cold_pages, cold_bytes;       /* in extents */
     uint64_t written_pages, written_bytes; /* in backing stores */
     uint64_t pers_unsaved; /* persistent pages that zc_store_save() would find no place for */
     uint64_t pools;
     uint64_t evicted[ZC_EVICTIONS], evicted_frames[ZC_EVICTIONS]; /* of the pools that exist */
+    uint64_t written_back[ZC_WRITEBACK_CAUSES],
+        written_back_frames[ZC_WRITEBACK_CAUSES]; /* likewise */
     uint64_t pressures;       /* times that the system was found short of memory */
     uint64_t pressure_source; /* enum zc_pressure_source */
 };
@@ -267,6 +288,25 @@ struct zc_written_back {
  * -EDQUOT: writeback_budget is used up; -ENOSPC, -EIO, … : the store's; -ENOENT; -ENOMEM.
  */
 ZC_API int zc_pool_writeback(zc_pool *pool, size_t frames, struct zc_written_back *out);
+
+struct zc_recompressed {
+    uint64_t frames; /* fewer than before */
+    uint64_t pages, extents;
+};
+
+/*
+ * Compresses pages in the frames touched longest ago again, by the pool's cold_codec, up to cold_extent
+ * adjacent ones together, until the pool has `frames` fewer or every frame was tried once. What does not get
+ * smaller stays as it is. Other calls go on meanwhile; no lock is held while it compresses. -EINVAL,
+ * -ENOENT, -E2BIG: of the codec, see zc_pool_set_codec(), -ENOENT also: pool destroyed; -ENOMEM.
+ */
+ZC_API int zc_pool_recompress(zc_pool *pool, size_t frames, struct zc_recompressed *out);
+/*
+ * The same of pages that were neither put nor got for `seconds`, 1..32767, wherever they are; a neighbour that
+ * was stays as it is. Extents of which fewer than half of the pages are left are made anew. Also -EINVAL:
+ * seconds.
+ */
+ZC_API int zc_pool_recompress_idle(zc_pool *pool, uint32_t seconds, struct zc_recompressed *out);
 
 struct zc_saved {
     uint64_t pages; /* of pools with a backing store: in it, to come back */

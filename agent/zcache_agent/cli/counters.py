@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The counters of a pool, out of a dump of the tree."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Values = Mapping[str, int | float | str] | Mapping[str, str]
+
+_HELD = ("zpages", "same_filled", "raw_pages", "cold_pages")
+
+
+@dataclass(frozen=True)
+class Counters:
+    values: Values
+    pool: str
+
+    def __contains__(self, counter: str) -> bool:
+        return self._path(counter) in self.values
+
+    def __getitem__(self, counter: str) -> int:
+        """What the daemon does not count is none."""
+        return int(self.values.get(self._path(counter), 0))
+
+    def _path(self, counter: str) -> str:
+        return f"pools/{self.pool}/stats/{counter}"
+
+    @property
+    def held(self) -> int:
+        """Pages in memory."""
+        return sum(self[counter] for counter in _HELD)
+
+    @property
+    def warm_frames(self) -> int:
+        return self["frames"] - self["cold_frames"]
+
+
+def pools_in(values: Values) -> list[str]:
+    """The names of the pools that a dump tells of."""
+    return list(dict.fromkeys(path.split("/")[1] for path in values if path.startswith("pools/") and "/stats/" in path))
