@@ -105,7 +105,7 @@ static size_t store_oldest(zc_heap *heap)
     }
     if (heap->ring[number].waiting == 0) {
         drop(zc_slot_page(heap, number, 0), ZC_RUN_PAGES * heap->page_size);
-        heap->first_slot = (number + 1) % heap->slots;
+        heap->first_slot = (number + 1) % ZC_SLOTS;
         heap->used_slots--;
     }
     zc_change_tell(&heap->change);
@@ -157,7 +157,7 @@ void zc_evict_forget(zc_heap *heap, const struct zc_region *region)
 {
     forget_copies_of(heap, region);
     for (size_t i = 0; i < heap->used_slots; i++) {
-        struct zc_slot *slot = &heap->ring[(heap->first_slot + i) % heap->slots];
+        struct zc_slot *slot = &heap->ring[(heap->first_slot + i) % ZC_SLOTS];
         if (slot->region != region)
             continue;
         unsigned waiting = (unsigned)__builtin_popcount(slot->waiting);
@@ -196,7 +196,7 @@ static size_t move_out(zc_heap *heap, size_t number, void *from, size_t pages)
 /* The run that begins at a page that may go. Returns its length; a slot is free, all locks are held. */
 static size_t take_run(zc_heap *heap, struct zc_region *region, size_t first, size_t most)
 {
-    size_t number = (heap->first_slot + heap->used_slots) % heap->slots, pages = 0;
+    size_t number = (heap->first_slot + heap->used_slots) % ZC_SLOTS, pages = 0;
     struct zc_slot *slot = &heap->ring[number];
 
     most = zc_min(zc_min(most, region->count - first), ZC_RUN_PAGES);
@@ -226,7 +226,7 @@ static size_t take_run(zc_heap *heap, struct zc_region *region, size_t first, si
 /* Makes a slot free. Returns the pages put away. */
 static size_t free_slot(zc_heap *heap)
 {
-    return heap->used_slots == heap->slots ? store_oldest(heap) : 0;
+    return heap->used_slots == ZC_SLOTS ? store_oldest(heap) : 0;
 }
 
 static size_t store_all(zc_heap *heap)
@@ -251,7 +251,7 @@ size_t zc_evict_range(zc_heap *heap, struct zc_region *region, size_t first, siz
         for (size_t i = at; i < zc_min(first + count, at + ZC_RUN_PAGES); i++)
             region->pages[i].rest = 0;
         stored += free_slot(heap);
-        if (heap->used_slots == heap->slots)
+        if (heap->used_slots == ZC_SLOTS)
             break;
         at += zc_max(take_run(heap, region, at, first + count - at), 1);
     }
@@ -303,9 +303,17 @@ static bool take_next(zc_heap *heap, size_t *left)
     return true;
 }
 
+/* As many pages may wait as are a sixteenth of the budget. */
+static size_t slots_wanted(const zc_heap *heap)
+{
+    uint64_t slots = heap->budget / 16 / ZC_RUN_PAGES;
+
+    return slots < 1 ? 1 : slots < ZC_SLOTS ? (size_t)slots : ZC_SLOTS;
+}
+
 static void fill_slots(zc_heap *heap, size_t *left)
 {
-    while (heap->used_slots < heap->slots && take_next(heap, left))
+    while (heap->used_slots < slots_wanted(heap) && take_next(heap, left))
         ;
 }
 
@@ -324,17 +332,17 @@ static void down_to_budget(zc_heap *heap)
 
     while (zc_is_over(heap) && !heap->stopping) {
         fill_slots(heap, &left);
-        if (heap->used_slots == 0 || (store_oldest(heap) == 0 && left == 0)) {
-            heap->is_stuck = true;
+        size_t before = heap->used_slots;
+        size_t stored = before ? store_oldest(heap) : 0;
+        heap->is_stuck = stored == 0 && heap->used_slots == before;
+        if (heap->is_stuck)
             return;
-        }
     }
 }
 
 void *zc_evict_over_budget(void *arg)
 {
     zc_heap *heap = arg;
-    struct zc_guard guard;
 
     zc_lock_take(&heap->lock);
     while (!heap->stopping) {
@@ -343,13 +351,13 @@ void *zc_evict_over_budget(void *arg)
             continue;
         }
         zc_lock_leave(&heap->lock);
-        zc_evicting_take(heap, &guard);
+        zc_lock_take(&heap->evicting);
         zc_lock_take(&heap->lock);
         forget_copies(heap);
         if (!heap->is_stuck)
             down_to_budget(heap);
         zc_lock_leave(&heap->lock);
-        zc_evicting_leave(heap, &guard);
+        zc_lock_leave(&heap->evicting);
         zc_lock_take(&heap->lock);
     }
     zc_lock_leave(&heap->lock);

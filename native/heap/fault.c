@@ -41,7 +41,7 @@ static int fill_resident(zc_heap *heap, struct zc_region *region, size_t at)
     char *place = zc_page_at(heap, region, at);
     int error = zc_uffd_copy(&heap->uffd, place, heap->zeros, heap->page_size);
 
-    if (error == -EEXIST && !heap->is_sigbus)
+    if (error == -EEXIST && heap->faults == ZC_HEAP_BY_THREAD)
         zc_uffd_wake(&heap->uffd, place, heap->page_size);
     return error == -EEXIST ? 0 : error;
 }
@@ -71,27 +71,57 @@ static int fill_waiting(zc_heap *heap, struct zc_region *region, size_t at)
     return 0;
 }
 
-static char *take_bounce(zc_heap *heap)
+static unsigned take_bounce(zc_heap *heap)
 {
     while (!heap->free_bounces)
         zc_change_wait(&heap->change, &heap->lock, 0);
-    unsigned i = (unsigned)__builtin_ctz(heap->free_bounces);
+    unsigned bounce = (unsigned)__builtin_ctz(heap->free_bounces);
     heap->free_bounces &= heap->free_bounces - 1;
-    return heap->bounces + i * heap->page_size;
+    return bounce;
 }
 
-static void give_bounce(zc_heap *heap, const char *bounce)
+static void give_bounce(zc_heap *heap, unsigned bounce)
 {
-    heap->free_bounces |= 1u << ((size_t)(bounce - heap->bounces) / heap->page_size);
+    heap->free_bounces |= 1u << bounce;
     zc_change_tell(&heap->change);
 }
 
-/* The copy in the pool is kept until the page is in its place. */
-static int load(zc_heap *heap, const struct zc_region *region, size_t at, char *bounce)
+static void *bounce_at(const zc_heap *heap, unsigned bounce)
 {
-    if (zc_get(heap->pool, region->object, (uint32_t)at, bounce, ZC_GET_PEEK) != 0)
-        return -EIO;
-    return zc_uffd_copy(&heap->uffd, zc_page_at(heap, region, at), bounce, heap->page_size);
+    return heap->bounces + bounce * heap->page_size;
+}
+
+/* The lock is held, and left meanwhile. */
+static int wish_for(zc_heap *heap, const struct zc_region *region, size_t at, unsigned bounce)
+{
+    struct zc_wish *wish = &heap->wish[bounce];
+
+    *wish = (struct zc_wish){region, at, -EINPROGRESS};
+    heap->wished |= 1u << bounce;
+    heap->stats.faults_delegated++;
+    zc_change_tell(&heap->wishes);
+    while (wish->result == -EINPROGRESS)
+        zc_change_wait(&heap->change, &heap->lock, 0);
+    return wish->result;
+}
+
+/* The copy in the pool is kept until the page is in its place. The lock is held, and left meanwhile. */
+static int load(zc_heap *heap, const struct zc_region *region, size_t at, unsigned bounce)
+{
+    unsigned how = heap->faults == ZC_HEAP_BY_THREAD ? ZC_GET_PEEK : ZC_GET_NO_ALLOC;
+    void *page = bounce_at(heap, bounce);
+
+    zc_lock_leave(&heap->lock);
+    int error = zc_get(heap->pool, region->object, (uint32_t)at, page, how);
+    if (error == -EAGAIN) {
+        zc_lock_take(&heap->lock);
+        error = wish_for(heap, region, at, bounce);
+        zc_lock_leave(&heap->lock);
+    }
+    if (!error)
+        error = zc_uffd_copy(&heap->uffd, zc_page_at(heap, region, at), page, heap->page_size);
+    zc_lock_take(&heap->lock);
+    return error && error != -ENOMEM ? -EIO : error;
 }
 
 static void note_copy(zc_heap *heap, struct zc_region *region, size_t at)
@@ -107,10 +137,8 @@ static int fill_stored(zc_heap *heap, struct zc_region *region, size_t at)
     page->state = ZC_PAGE_FILLING;
     while (heap->copies + ZC_BOUNCES > ZC_COPIES)
         zc_change_wait(&heap->change, &heap->lock, 0);
-    char *bounce = take_bounce(heap);
-    zc_lock_leave(&heap->lock);
+    unsigned bounce = take_bounce(heap);
     int error = load(heap, region, at, bounce);
-    zc_lock_take(&heap->lock);
     give_bounce(heap, bounce);
     if (error) {
         page->state = error == -EIO ? ZC_PAGE_LOST : ZC_PAGE_STORED;
@@ -157,23 +185,62 @@ static void wait_for_room(zc_heap *heap)
         zc_change_wait(&heap->change, &heap->lock, HELD_UP_NS);
 }
 
+/* The lock is held, and left meanwhile. */
+static int bring(zc_heap *heap, struct zc_region *region, const char *address)
+{
+    size_t page = (size_t)(address - region->at) / heap->page_size;
+    int error;
+
+    /* Who touches memory can only wait. */
+    while ((error = zc_fill(heap, region, page)) == -ENOMEM)
+        zc_change_wait(&heap->change, &heap->lock, HELD_UP_NS);
+    if (!error)
+        wait_for_room(heap);
+    return error;
+}
+
 int zc_heap_fault(zc_heap *heap, const void *address)
 {
-    int error = -ENOENT;
-
+    if (!*heap->is_ours)
+        return -ENOENT;
     zc_lock_take(&heap->lock);
     struct zc_region *region = zc_region_of(heap, address);
-    if (region) {
-        error =
-            zc_fill(heap, region, (size_t)((const char *)address - region->at) / heap->page_size);
-        if (!error)
-            wait_for_room(heap);
-    }
+    int error = region ? bring(heap, region, address) : -ENOENT;
     zc_lock_leave(&heap->lock);
     return error;
 }
 
-/* ---- by a thread of ours ---- */
+/* ---- by threads of ours ---- */
+
+/* The first wish there is. The lock is held, and left meanwhile. */
+static void grant(zc_heap *heap)
+{
+    unsigned bounce = (unsigned)__builtin_ctz(heap->wished);
+    struct zc_wish *wish = &heap->wish[bounce];
+    const struct zc_region *region = wish->region;
+    uint32_t page = (uint32_t)wish->page;
+
+    heap->wished &= heap->wished - 1;
+    zc_lock_leave(&heap->lock);
+    int result = zc_get(heap->pool, region->object, page, bounce_at(heap, bounce), ZC_GET_PEEK);
+    zc_lock_take(&heap->lock);
+    wish->result = result;
+    zc_change_tell(&heap->change);
+}
+
+void *zc_grant(void *arg)
+{
+    zc_heap *heap = arg;
+
+    zc_lock_take(&heap->lock);
+    while (!heap->stopping)
+        if (heap->wished)
+            grant(heap);
+        else
+            zc_change_wait(&heap->wishes, &heap->lock, 0);
+    zc_lock_leave(&heap->lock);
+    return NULL;
+}
 
 /* Whoever touched it gets SIGBUS, or where the kernel cannot do that, SIGSEGV. */
 static void answer_lost(zc_heap *heap, uintptr_t address)

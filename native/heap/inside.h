@@ -12,6 +12,9 @@
  *   zc_heap.lock      states of pages; who answers a fault needs it alone, and it is held over no call
  *                     of the store's
  * No thread touches memory of a heap while it holds one of them, and it blocks signals.
+ *
+ * Threads: the evictor; one that answers faults, or, where SIGBUS does, one that gets what a signal handler
+ * may not get, because memory has to be taken or a backing store to be read.
  */
 #ifndef ZC_HEAP_INSIDE_H
 #define ZC_HEAP_INSIDE_H
@@ -25,7 +28,7 @@
 #include "heap/uffd.h"
 
 #define ZC_RUN_PAGES 16u /* moved at a time */
-#define ZC_SLOTS_MAX 256u
+#define ZC_SLOTS 256u
 #define ZC_BOUNCES 32u  /* faults of stored pages at a time */
 #define ZC_COPIES 1024u /* pages whose copies in the pool are to be forgotten */
 
@@ -67,14 +70,24 @@ struct zc_copy {
     size_t page;
 };
 
+/* A page of the pool that a signal handler wants, and what became of it. */
+struct zc_wish {
+    const struct zc_region *region;
+    size_t page;
+    int result; /* -EINPROGRESS: nothing yet */
+};
+
 struct zc_heap {
     zc_pool *pool;
+    _Atomic uint32_t *is_ours; /* 0 in a child of fork(), which has none of it */
     size_t page_size;
-    bool is_sigbus;
+    enum zc_heap_faults faults;
+    bool has_handler;
     struct zc_uffd uffd;
     struct zc_lock evicting, lock;
     struct zc_change change; /* of a page that somebody waits for, or of room */
     struct zc_change over;   /* for the evictor */
+    struct zc_change wishes; /* for the getter */
     uint64_t budget;         /* pages; SIZE_MAX: no bound */
     bool is_stuck;           /* nothing more can be put away, until a page comes */
     bool stopping;
@@ -87,25 +100,20 @@ struct zc_heap {
     struct zc_copy copy[ZC_COPIES];
 
     char *slot_memory;
-    size_t slots, first_slot, used_slots;
-    struct zc_slot ring[ZC_SLOTS_MAX];
+    size_t first_slot, used_slots;
+    struct zc_slot ring[ZC_SLOTS];
 
     char *bounces; /* pages */
     char *zeros;   /* a page */
     uint32_t free_bounces;
+    uint32_t wished; /* bit i: wish i waits to be granted, into bounce i */
+    struct zc_wish wish[ZC_BOUNCES];
 
     struct zc_heap_stats stats; /* in pages; of what is there now, too */
-    pthread_t evictor, answerer;
-    bool has_evictor, has_answerer;
+    pthread_t evictor, answerer, getter;
+    bool has_evictor, has_answerer, has_getter;
     int stop_event;
 };
-
-/* Blocks signals and takes the lock. */
-struct zc_guard {
-    sigset_t before;
-};
-void zc_evicting_take(zc_heap *heap, struct zc_guard *guard);
-void zc_evicting_leave(zc_heap *heap, const struct zc_guard *guard);
 
 /* ---- region.c; heap->lock is held ---- */
 
@@ -124,9 +132,11 @@ static inline char *zc_page_at(const zc_heap *heap, const struct zc_region *regi
 /* A page comes back from its slot; the lock is held. What it was copied of goes with the slot. 0, or -errno. */
 int zc_bring_back(zc_heap *heap, char *to, char *from);
 
-/* The page is in its place, if it was in the pool, in a slot, or new. The lock is held, and left meanwhile. 0, or -EIO. */
+/* The page is in its place, if it was in the pool, in a slot, or new. The lock is held, and left meanwhile.
+ * 0, -EIO, or -ENOMEM: for now. */
 int zc_fill(zc_heap *heap, struct zc_region *region, size_t page);
 void *zc_answer(void *heap); /* a thread */
+void *zc_grant(void *heap);  /* another: the getter */
 
 /* ---- evict.c ---- */
 

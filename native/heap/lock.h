@@ -4,6 +4,7 @@
 #ifndef ZC_HEAP_LOCK_H
 #define ZC_HEAP_LOCK_H
 
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -15,6 +16,11 @@ struct zc_change {
     _Atomic uint32_t times;
     _Atomic uint32_t waiters;
 };
+
+/* Who takes a lock outside of a handler blocks all signals first, and restores them after: a handler may
+ * want it, too. */
+void zc_signals_block(sigset_t *before);
+void zc_signals_restore(const sigset_t *before);
 
 void zc_lock_take(struct zc_lock *lock);
 void zc_lock_leave(struct zc_lock *lock);

@@ -99,7 +99,7 @@ static int map(zc_heap *heap, struct zc_region *region)
 int zc_heap_map(zc_heap *heap, size_t size, void **out)
 {
     size_t count = size / heap->page_size + (size % heap->page_size != 0);
-    struct zc_guard guard;
+    sigset_t signals;
 
     if (size == 0 || count > UINT32_MAX)
         return -EINVAL;
@@ -107,7 +107,8 @@ int zc_heap_map(zc_heap *heap, size_t size, void **out)
     if (!region)
         return -ENOMEM;
     region->count = count;
-    zc_evicting_take(heap, &guard);
+    zc_signals_block(&signals);
+    zc_lock_take(&heap->evicting);
     int error = make_room(heap);
     if (!error)
         error = map(heap, region);
@@ -116,7 +117,8 @@ int zc_heap_map(zc_heap *heap, size_t size, void **out)
         insert(heap, region);
         *out = region->at;
     }
-    zc_evicting_leave(heap, &guard);
+    zc_lock_leave(&heap->evicting);
+    zc_signals_restore(&signals);
     if (error)
         free(region);
     return error;
@@ -156,11 +158,10 @@ static void take_out(zc_heap *heap, struct zc_region *region)
     heap->hand_region = heap->hand = 0;
 }
 
-int zc_heap_unmap(zc_heap *heap, void *at)
+/* NULL: there is no such region. */
+static struct zc_region *take_out_at(zc_heap *heap, const void *at)
 {
-    struct zc_guard guard;
-
-    zc_evicting_take(heap, &guard);
+    zc_lock_take(&heap->evicting);
     zc_lock_take(&heap->lock);
     struct zc_region *region = zc_region_of(heap, at);
     if (region && region->at == at)
@@ -168,12 +169,21 @@ int zc_heap_unmap(zc_heap *heap, void *at)
     else
         region = NULL;
     zc_lock_leave(&heap->lock);
-    zc_evicting_leave(heap, &guard);
-    if (!region)
-        return -ENOENT;
+    zc_lock_leave(&heap->evicting);
+    return region;
+}
 
-    munmap(region->at, region->count * heap->page_size);
-    zc_flush_object(heap->pool, region->object);
-    free(region);
-    return 0;
+int zc_heap_unmap(zc_heap *heap, void *at)
+{
+    sigset_t signals;
+
+    zc_signals_block(&signals);
+    struct zc_region *region = take_out_at(heap, at);
+    if (region) {
+        munmap(region->at, region->count * heap->page_size);
+        zc_flush_object(heap->pool, region->object);
+        free(region);
+    }
+    zc_signals_restore(&signals);
+    return region ? 0 : -ENOENT;
 }

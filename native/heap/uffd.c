@@ -40,11 +40,18 @@ static int call(const struct zc_uffd *uffd, unsigned long what, void *arg)
     return error;
 }
 
+static int new_descriptor(int flags)
+{
+    return (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | flags);
+}
+
 static int open_with(struct zc_uffd *uffd, uint64_t features, uint64_t *offered)
 {
     struct uffdio_api api = {.api = UFFD_API, .features = features};
 
-    uffd->fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+    uffd->fd = new_descriptor(UFFD_USER_MODE_ONLY);
+    if (uffd->fd < 0 && errno == EINVAL) /* before Linux 5.11 */
+        uffd->fd = new_descriptor(0);
     if (uffd->fd < 0)
         return -errno;
     if (ioctl(uffd->fd, UFFDIO_API, &api) == 0) {
@@ -56,7 +63,7 @@ static int open_with(struct zc_uffd *uffd, uint64_t features, uint64_t *offered)
     return error;
 }
 
-int zc_uffd_open(struct zc_uffd *uffd, bool sigbus, bool without_move)
+int zc_uffd_open(struct zc_uffd *uffd, bool sigbus, unsigned without)
 {
     uint64_t offered, wanted = sigbus ? UFFD_FEATURE_SIGBUS : 0;
     int error = open_with(uffd, 0, &offered); /* says what there is, once */
@@ -66,8 +73,10 @@ int zc_uffd_open(struct zc_uffd *uffd, bool sigbus, bool without_move)
     close(uffd->fd);
     if ((offered & wanted) != wanted)
         return -ENOSYS;
-    if (without_move)
+    if (without & ZC_HEAP_WITHOUT_MOVE)
         offered &= ~FEATURE_MOVE;
+    if (without & ZC_HEAP_WITHOUT_POISON)
+        offered &= ~FEATURE_POISON;
     wanted |= offered & (FEATURE_MOVE | FEATURE_POISON);
     uffd->can_move = wanted & FEATURE_MOVE;
     uffd->can_poison = wanted & FEATURE_POISON;

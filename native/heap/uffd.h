@@ -8,13 +8,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <zcache/heap.h>
+
 struct zc_uffd {
     int fd;
     bool can_move;   /* pages within the process, Linux 6.8 */
     bool can_poison; /* pages that are lost, Linux 6.6 */
 };
 
-int zc_uffd_open(struct zc_uffd *uffd, bool sigbus, bool without_move);
+/* `without`: ZC_HEAP_WITHOUT_… . */
+int zc_uffd_open(struct zc_uffd *uffd, bool sigbus, unsigned without);
 void zc_uffd_close(struct zc_uffd *uffd);
 
 /* Faults of pages that are not there are told from now on. */
