@@ -102,7 +102,8 @@ ZC_API int zc_heap_pin(zc_heap *heap, const void *at, size_t size);
 /* -EFAULT as zc_heap_pin(). A page that is not pinned is left alone. */
 ZC_API int zc_heap_unpin(zc_heap *heap, const void *at, size_t size);
 
-/* Puts the pages of a range away, pinned ones left out. Returns how many, or -EFAULT. */
+/* Puts the pages of a range away, pinned ones left out. Returns how many, with those of elsewhere that waited
+ * to be put away, or -EFAULT. */
 ZC_API int64_t zc_heap_evict(zc_heap *heap, const void *at, size_t size);
 /* Brings the pages of a range back that are in the pool. Returns how many, or -EFAULT, -EIO, -ENOMEM. */
 ZC_API int64_t zc_heap_prefetch(zc_heap *heap, const void *at, size_t size);
