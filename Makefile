@@ -31,6 +31,7 @@ run: build ## the demo on this machine, or on the device ZCACHE_SERIAL names
 build: $(VENV)/.stamp ## zcached for every target, libzcache.so
 	@$(NATIVE) daemons library
 	@for abi in $(ABIS); do install -CD build/$$abi/zcached $(BINARIES)/$$abi/zcached; done
+	@install -CD build/host/libzcache.so $(BINARIES)/host/libzcache.so
 
 # For two CPUs: many tests wait for something else.
 WORKERS ?= 3

@@ -265,7 +265,8 @@ void zc_compressor_give(zc_pool *pool, struct zc_compressor *compressor)
     pthread_mutex_unlock(&pool->codecs.lock);
 }
 
-struct zc_decompressor *zc_decompressor_take(zc_pool *pool, const struct zc_codec *codec)
+struct zc_decompressor *zc_decompressor_take(zc_pool *pool, const struct zc_codec *codec,
+                                             bool may_alloc)
 {
     pthread_mutex_lock(&pool->codecs.lock);
     struct zc_decompressor **at = &pool->codecs.decompressors, *found;
@@ -275,7 +276,7 @@ struct zc_decompressor *zc_decompressor_take(zc_pool *pool, const struct zc_code
     if (found)
         *at = found->next;
     pthread_mutex_unlock(&pool->codecs.lock);
-    if (found)
+    if (found || !may_alloc)
         return found;
 
     size_t size = sizeof(*found) + codec->decompressor_size;
@@ -296,7 +297,7 @@ void zc_decompressor_give(zc_pool *pool, struct zc_decompressor *decompressor)
     pthread_mutex_unlock(&pool->codecs.lock);
 }
 
-struct zc_room *zc_room_take(zc_pool *pool, size_t size)
+struct zc_room *zc_room_take(zc_pool *pool, size_t size, bool may_alloc)
 {
     pthread_mutex_lock(&pool->codecs.lock);
     struct zc_room **at = &pool->codecs.rooms, *found;
@@ -306,7 +307,7 @@ struct zc_room *zc_room_take(zc_pool *pool, size_t size)
     if (found)
         *at = found->next;
     pthread_mutex_unlock(&pool->codecs.lock);
-    if (found)
+    if (found || !may_alloc)
         return found;
 
     found = state_new(pool, sizeof(*found) + size);

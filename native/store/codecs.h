@@ -85,11 +85,13 @@ void zc_compressor_give(zc_pool *pool, struct zc_compressor *compressor);
 struct zc_compressor *zc_compressor_new(zc_pool *pool, unsigned number);
 void zc_compressor_free(zc_pool *pool, struct zc_compressor *compressor);
 
-struct zc_decompressor *zc_decompressor_take(zc_pool *pool, const struct zc_codec *codec);
+/* NULL: none is ready, and out of memory or it may not be taken. */
+struct zc_decompressor *zc_decompressor_take(zc_pool *pool, const struct zc_codec *codec,
+                                             bool may_alloc);
 void zc_decompressor_give(zc_pool *pool, struct zc_decompressor *decompressor);
 
-/* Room for so many bytes. NULL: out of memory. */
-struct zc_room *zc_room_take(zc_pool *pool, size_t size);
+/* Room for so many bytes. NULL: likewise. */
+struct zc_room *zc_room_take(zc_pool *pool, size_t size, bool may_alloc);
 void zc_room_give(zc_pool *pool, struct zc_room *room);
 
 /* ---- the store's dictionaries ---- */

@@ -219,6 +219,11 @@ static void fill(void *page, size_t page_size, uint64_t word)
         memcpy(bytes + i, &word, sizeof(word));
 }
 
+static int no_room(const struct zc_reader *reader)
+{
+    return reader->no_alloc ? -EAGAIN : -ENOMEM;
+}
+
 /* The first `upto` bytes of the page, or run of pages, at least. */
 static int decompress(struct zc_reader *reader, unsigned number, const void *bytes, size_t size,
                       void *page, size_t upto)
@@ -233,8 +238,9 @@ static int decompress(struct zc_reader *reader, unsigned number, const void *byt
         zc_decompressor_give(pool, mine);
         mine = NULL;
     }
-    reader->decompressor = mine = mine ? mine : zc_decompressor_take(pool, codec);
-    return mine ? zc_decompress_some(codec, mine->state, bytes, size, page, upto) : -ENOMEM;
+    reader->decompressor = mine =
+        mine ? mine : zc_decompressor_take(pool, codec, !reader->no_alloc);
+    return mine ? zc_decompress_some(codec, mine->state, bytes, size, page, upto) : no_room(reader);
 }
 
 /* Room for an extent's pages and its bytes. */
@@ -247,7 +253,7 @@ static char *unpacked_room(struct zc_reader *reader, unsigned pages)
         reader->unpacked = NULL;
     }
     if (!reader->unpacked)
-        reader->unpacked = zc_room_take(reader->pool, size);
+        reader->unpacked = zc_room_take(reader->pool, size, !reader->no_alloc);
     return reader->unpacked ? reader->unpacked->bytes : NULL;
 }
 
@@ -269,7 +275,7 @@ static int load_member(struct zc_reader *reader, const struct zc_entry *entry, c
 {
     char *room = unpacked_room(reader, zc_entry_pages(entry));
     if (!room)
-        return -ENOMEM;
+        return no_room(reader);
 
     reader->unpacked_word = 0;
     int error = decompress(reader, entry->codec, bytes, entry->size, room,
@@ -285,7 +291,7 @@ static int fetch_extent(struct zc_reader *reader, const struct zc_extent *extent
     unsigned pages = 1u << extent->span;
     char *room = unpacked_room(reader, pages);
     if (!room)
-        return -ENOMEM;
+        return no_room(reader);
 
     reader->unpacked_word = 0;
     int error = zc_extent_read(reader->pool, extent, room + pages * reader->pool->store->page_size);
@@ -395,12 +401,12 @@ int zc_entry_load(struct zc_reader *reader, const struct zc_shard *shard,
     zc_pool *pool = reader->pool;
     size_t page_size = pool->store->page_size;
 
+    if (zc_entry_is_written(entry))
+        return reader->no_alloc ? -EAGAIN : load_written(reader, entry, page);
     if (entry->kind == ZC_ENTRY_FILL) {
         fill(page, page_size, entry->word);
         return 0;
     }
-    if (zc_entry_is_written(entry))
-        return load_written(reader, entry, page);
     if (zc_entry_is_cold(entry))
         return load_cold(reader, shard, entry, page);
     struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry));

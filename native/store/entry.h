@@ -118,6 +118,7 @@ size_t zc_dist_bucket(const zc_pool *pool, size_t size);
 /* What reading pages needs, taken when it is needed first; starts as {pool}. */
 struct zc_reader {
     zc_pool *pool;
+    bool no_alloc; /* only what is ready to be lent is taken, and no written page is read */
     struct zc_decompressor *decompressor;
     struct zc_room *unpacked; /* an extent's pages, and behind them its bytes; NULL: not lent */
     zc_handle unpacked_word;  /* of which extent, until its shard is unlocked; 0: of none */
@@ -133,8 +134,8 @@ struct zc_reader {
 /* Reads the record of a written page. No lock is held: the entry, of which this is a copy, may be another by
  * the end. */
 void zc_reader_fetch(struct zc_reader *reader, uint64_t object, const struct zc_entry *entry);
-/* Makes the page of an entry whose shard is locked; a written one was fetched. 0, -EIO: damaged, or
- * -ENOMEM. */
+/* Makes the page of an entry whose shard is locked; a written one was fetched. 0, -EIO: damaged,
+ * -ENOMEM, or -EAGAIN: no_alloc, and it takes more. */
 int zc_entry_load(struct zc_reader *reader, const struct zc_shard *shard,
                   const struct zc_entry *entry, void *page);
 /* The shard is unlocked, so an extent may become another. */

@@ -104,13 +104,17 @@ static int get_one(struct gets *gets, size_t i, void *page)
     struct zc_entry *entry =
         gets->entry ? gets->entry : zc_index_find(&gets->locked->index, key->object, key->index);
 
-    gets->count_gets++;
-    if (entry && zc_entry_is_written(entry))
+    if (entry && zc_entry_is_written(entry) && !gets->reader.no_alloc)
         entry = fetch(gets, key, entry);
-    if (!entry)
+    if (!entry) {
+        gets->count_gets++;
         return -ENOENT;
+    }
     bool is_written = zc_entry_is_written(entry);
     int error = zc_entry_load(&gets->reader, gets->locked, entry, page);
+    if (error == -EAGAIN)
+        return error;
+    gets->count_gets++;
     gets->count_damaged += error == -EIO && !is_written;
     gets->count_written += is_written;
     gets->count_unread += error == -EIO && is_written;
@@ -224,16 +228,17 @@ static void get_all(struct gets *gets, void *const *pages, int32_t *results)
 int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, size_t count,
                  unsigned flags, int32_t *results)
 {
+    bool no_alloc = (flags & ZC_GET_NO_ALLOC) != 0, is_peek = no_alloc || (flags & ZC_GET_PEEK);
     struct gets gets = {
         .pool = pool,
         .keys = keys,
         .count = count,
-        .is_peek = (flags & ZC_GET_PEEK) != 0,
-        .takes_away = !(flags & ZC_GET_PEEK) && zc_param(pool, ZC_PARAM_EXCLUSIVE_GETS),
-        .reads_ahead = !(flags & ZC_GET_PEEK) && zc_param(pool, ZC_PARAM_COLD_READAHEAD),
+        .is_peek = is_peek,
+        .takes_away = !is_peek && zc_param(pool, ZC_PARAM_EXCLUSIVE_GETS),
+        .reads_ahead = !is_peek && zc_param(pool, ZC_PARAM_COLD_READAHEAD),
         .stamp = zc_pool_tick(pool),
         .now = zc_store_now(pool->store),
-        .reader = {.pool = pool},
+        .reader = {.pool = pool, .no_alloc = no_alloc},
     };
 
     get_all(&gets, pages, results);

@@ -254,6 +254,11 @@ uint32_t zc_pool_id(const zc_pool *pool)
     return pool->id;
 }
 
+uint32_t zc_pool_page_size(const zc_pool *pool)
+{
+    return (uint32_t)pool->store->page_size;
+}
+
 const char *zc_pool_name(const zc_pool *pool)
 {
     return pool->name;

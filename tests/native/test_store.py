@@ -413,3 +413,45 @@ def test_a_page_is_as_old_as_its_last_put_or_get(content: str) -> None:
         assert idle() < 100
         driver.ask("put", "p", 1, 1, "fill:1")
         assert driver.ask("idle", "p", 1, 1) == "none"
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_get_that_may_take_no_memory_says_when_it_would(config: str, tmp_path: Path) -> None:
+    """What was lent once is ready for the next; a written page never is."""
+    with Driver(config, 4096) as driver:
+        for name, codec in [("p", "lz4"), ("z", "zstd"), ("c", "lz4")]:
+            assert driver.ask("pool", name, "persistent", "zsmalloc", codec) == "ok"
+            driver.ask("put", name, 1, 1, "rand:1:1000")
+            driver.ask("put", name, 1, 2, "fill:7")
+        page = f"page {crc('rand:1:1000', 4096)}"
+        assert driver.ask("glance", "p", 1, 1) == page
+        assert driver.ask("glance", "p", 1, 3) == "err ENOENT"
+
+        assert driver.ask("glance", "z", 1, 2).startswith("page ")
+        assert driver.ask("glance", "z", 1, 1) == "err EAGAIN"
+        assert driver.stats("z")["gets"] == 1
+        assert driver.ask("get", "z", 1, 1) == page
+        assert driver.ask("glance", "z", 1, 1) == page
+        assert driver.stats("z")["gets_found"] == driver.stats("z")["gets"] == 3
+
+        driver.ask("put", "c", 1, 0, "half:1:2000")
+        assert driver.ask("recompress", "c", 10**6).endswith("ok")
+        assert driver.ask("where", "c", 1, 0) == "cold"
+        assert driver.ask("glance", "c", 1, 0) == "err EAGAIN"
+        cold = driver.ask("get", "c", 1, 0)
+        assert driver.ask("glance", "c", 1, 0) == cold
+
+        assert driver.ask("pool", "w", "persistent", "zsmalloc") == "ok"
+        assert driver.ask("backing", "w", tmp_path / "store", "packed", 16 * MIB) == "ok"
+        driver.ask("put", "w", 1, 1, "rand:1:1000")
+        driver.ask("writeback", "w", 100)
+        assert driver.ask("where", "w", 1, 1) == "written"
+        assert driver.ask("get", "w", 1, 1) == page
+        assert driver.ask("glance", "w", 1, 1) == "err EAGAIN"
+
+
+def test_a_get_that_may_take_no_memory_leaves_an_ephemeral_page() -> None:
+    with Driver("host", 4096) as driver:
+        driver.ask("pool", "e", "ephemeral")
+        driver.ask("put", "e", 1, 1, "rand:1:1000")
+        assert driver.ask("glance", "e", 1, 1) == driver.ask("get", "e", 1, 1)

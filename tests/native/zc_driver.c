@@ -18,7 +18,7 @@
  *   forget ID                            the dictionary
  *   put POOL OBJECT INDEX CONTENT        stored ZSIZE | REFUSAL ZSIZE
  *   put-inactive POOL OBJECT INDEX CONTENT
- *   get|peek POOL OBJECT INDEX           page CRC
+ *   get|peek|glance POOL OBJECT INDEX    page CRC; glance: with ZC_GET_NO_ALLOC
  *   flush POOL OBJECT INDEX              ok
  *   flobj POOL OBJECT                    pages N
  *   puts|gets|peeks|flushes|flobjs POOL  the next lines are the keys (and contents) of a batch, as
@@ -201,7 +201,9 @@ static void do_put(struct driver *driver, zc_pool *pool, const struct words *wor
 
 static void do_get(struct driver *driver, zc_pool *pool, const struct words *words)
 {
-    unsigned flags = strcmp(words->word[0], "peek") == 0 ? ZC_GET_PEEK : 0;
+    unsigned flags = strcmp(words->word[0], "peek") == 0     ? ZC_GET_PEEK
+                     : strcmp(words->word[0], "glance") == 0 ? ZC_GET_NO_ALLOC
+                                                             : 0;
     int result =
         zc_get(pool, number(words->word[2]), (uint32_t)number(words->word[3]), driver->page, flags);
 
@@ -620,7 +622,8 @@ static void with_pool(struct driver *driver, zc_pool *pool, const struct words *
 
     if (strcmp(command, "put") == 0 || strcmp(command, "put-inactive") == 0)
         do_put(driver, pool, words);
-    else if (strcmp(command, "get") == 0 || strcmp(command, "peek") == 0)
+    else if (strcmp(command, "get") == 0 || strcmp(command, "peek") == 0 ||
+             strcmp(command, "glance") == 0)
         do_get(driver, pool, words);
     else if (strcmp(command, "flush") == 0)
         say_done(zc_flush_page(pool, number(words->word[2]), (uint32_t)number(words->word[3])));

@@ -77,6 +77,9 @@ enum zc_pressure_source {
 
 /* Flags of a get. */
 #define ZC_GET_PEEK 1u /* leave the page where it is, whatever the pool's rule */
+#define ZC_GET_NO_ALLOC                                                      \
+    2u /* the same, take no memory, and read no backing store: -EAGAIN where \
+          that would be needed */
 
 #define ZC_POOL_NAME_MAX 63         /* bytes; [A-Za-z0-9_.-]+, not beginning with '.' */
 #define ZC_PAGE_SIZE_MAX (1u << 20) /* bytes */
@@ -199,7 +202,8 @@ ZC_API int zc_pool_find(zc_store *store, const char *name, zc_pool **out); /* -E
 ZC_API int zc_pool_by_id(zc_store *store, uint32_t id, zc_pool **out);     /* -ENOENT */
 ZC_API void zc_pool_release(zc_pool *pool);
 
-ZC_API uint32_t zc_pool_id(const zc_pool *pool); /* never used again after destroy */
+ZC_API uint32_t zc_pool_id(const zc_pool *pool);        /* never used again after destroy */
+ZC_API uint32_t zc_pool_page_size(const zc_pool *pool); /* bytes */
 ZC_API const char *zc_pool_name(const zc_pool *pool);
 ZC_API enum zc_pool_kind zc_pool_get_kind(const zc_pool *pool);
 ZC_API void zc_pool_get_stats(zc_pool *pool, struct zc_pool_stats *out);
