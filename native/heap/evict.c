@@ -5,6 +5,10 @@
 #include "base/base.h"
 #include "heap/inside.h"
 
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
+#endif
+
 #define REFUSED_REST 63u /* rounds that a page is left alone for which the pool did not take */
 #define ROUNDS 4u        /* for the budget, until no page is left that was only touched lately */
 
