@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,3 +30,17 @@ def require_or_skip(what: str, reason: str) -> NoReturn:
     if what in os.environ.get("ZCACHE_REQUIRE", "").split(","):
         pytest.fail(f"ZCACHE_REQUIRE={what}: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+def pause(pid: int) -> None:
+    """Stops a process, and waits until each of its threads stands still: one alone sees the signal first."""
+    os.kill(pid, signal.SIGSTOP)
+    while not all(map(_stands_still, Path(f"/proc/{pid}/task").iterdir())):
+        time.sleep(0.01)
+
+
+def _stands_still(task: Path) -> bool:
+    try:
+        return (task / "stat").read_text().rpartition(") ")[2][0] == "T"
+    except OSError:
+        return True  # it has ended

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.conftest import ZCACHE, Result, Zcache, fails
+from tests.support import pause
 from zcache_agent.cli import COMMANDS, EXIT_BROKEN_PIPE, EXIT_INTERNAL, main
 from zcache_agent.cli.output import Output, duration_text, size_text
 from zcache_agent.cli.watch import Sample, line, rates, show_pools
@@ -230,7 +231,7 @@ class TestDaemon:
 
     def test_a_daemon_that_does_not_answer_is_not_waited_for_for_ever(self, local_daemon: Local) -> None:
         pid = local_daemon("status", "--json").json["pid"]
-        os.kill(pid, signal.SIGSTOP)
+        pause(pid)
         try:
             fails(local_daemon("--timeout", 0.5, "stats"), 3, "0.5 s", "--timeout")
         finally:

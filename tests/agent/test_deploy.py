@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.conftest import Result, Zcache, fails
+from tests.support import pause
 from zcache_agent import deploy
 from zcache_agent.binary import BUNDLED, DeployFailed, choose_binary, read_binary
 from zcache_agent.daemon import find
@@ -271,7 +272,7 @@ class TestDown:
 
     def test_a_daemon_that_does_not_answer(self, up: Callable[..., Result], zcache: Zcache) -> None:
         pid = up().json["pid"]
-        os.kill(pid, signal.SIGSTOP)
+        pause(pid)
         fails(zcache("-s", "local", "--timeout", 0.5, "down"), 3, "0.5 s")
         assert zcache("-s", "local", "down", "--force").code == 0
         assert not alive(pid)
@@ -283,7 +284,7 @@ class TestDown:
         monkeypatch.setattr(deploy, "_STOP_SECONDS", 1)
         pid = up().json["pid"]
         daemon = find(LocalTransport(str(directory), 0.5))
-        os.kill(pid, signal.SIGSTOP)
+        pause(pid)
         with pytest.raises(DeployFailed, match=f"pid {pid}\\) does not end") as caught:
             deploy.stop(daemon, force=False)
         assert (caught.value.name, caught.value.hint) == ("does_not_end", "--force kills it")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.agent.conftest import Result
-from tests.support import ROOT
+from tests.support import ROOT, pause
 from zcache_agent.daemon import Daemon, find
 from zcache_agent.errors import DaemonAbsent, NoDevice, ProtocolError, Refused, ZcacheError
 from zcache_agent.pages import (
@@ -349,7 +349,7 @@ def test_the_daemons_refusals_are_named(there: PagesClient) -> None:
 def test_a_daemon_that_does_not_answer_ends_within_the_deadline(daemon: Daemon) -> None:
     hasty = find(LocalTransport(daemon.directory, timeout=0.5))
     with PagesClient(hasty.open("data")) as client:
-        os.kill(daemon.pid, signal.SIGSTOP)
+        pause(daemon.pid)
         try:
             with pytest.raises(NoDevice, match="no answer within"):
                 client.pool("p")

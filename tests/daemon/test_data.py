@@ -39,6 +39,7 @@ from tests.daemon.conftest import (
     request,
     start,
 )
+from tests.support import pause
 
 EPERM, ENOENT, EBADF, EINVAL, ENOSYS, EPROTO, E2BIG = 1, 2, 9, 22, 38, 71, 7
 MIB = 1024 * 1024
@@ -296,7 +297,7 @@ def test_a_segment_that_is_read_together_with_other_requests(daemon: Daemon) -> 
     """Its descriptor has come when the first of them is served, and is the segment's all the same."""
     pool = daemon.pool()
     with daemon.connect("data") as sock:
-        os.kill(daemon.pid, signal.SIGSTOP)
+        pause(daemon.pid)
         try:
             sock.sendall(request(HELLO) + request(POOL, b"p"))
             with segment(sock, 2 * 4096) as memory:

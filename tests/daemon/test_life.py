@@ -16,6 +16,7 @@ import pytest
 
 from tests.daemon.conftest import HELLO, SECONDS, Daemon, request, start
 from tests.native.driver import program
+from tests.support import pause
 
 
 def run(*words: object, config: str = "host", feed: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -194,7 +195,7 @@ def test_replay_of_a_process_that_ends_meanwhile(host_daemon: Daemon) -> None:
 def test_what_an_ephemeral_pool_drops_during_a_replay_is_not_lost(host_daemon: Daemon) -> None:
     host_daemon.pool("e", "ephemeral")
     with replay_that_has_begun(host_daemon, "e") as (replay, _):
-        replay.send_signal(signal.SIGSTOP)
+        pause(replay.pid)
         assert host_daemon.ask("set pools/e/shrink 1000000") == "OK 0\n"
         replay.send_signal(signal.SIGCONT)
         said, _ = replay.communicate(timeout=SECONDS)
