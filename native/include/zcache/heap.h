@@ -39,7 +39,7 @@ typedef struct zc_heap zc_heap;
 enum zc_heap_faults {
     /* A thread of the heap's, while the one that touched it waits. */
     ZC_HEAP_BY_THREAD,
-    /* That thread itself, in a handler of SIGBUS, which is many times faster. The library has one for the
+    /* That thread itself, in a handler of SIGBUS, which no other thread has to wake up for. The library has one for the
      * process, from the first such heap to the last; what is no heap's it hands on to the handler
      * that was there before, as if it were not there. Whoever installs one later hands on, too. */
     ZC_HEAP_BY_SIGBUS,
