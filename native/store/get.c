@@ -144,6 +144,13 @@ static void prefetch_to_read(const char *at, size_t size)
         __builtin_prefetch(at, 0);
 }
 
+/* All of a zpage from memory: the second-level cache can wait for more lines at a time than the first. */
+static void prefetch_from_far(const char *at, size_t size)
+{
+    for (const char *end = at + zc_min(size, PREFETCH_FAR); at < end; at += CACHE_LINE)
+        __builtin_prefetch(at, 0, 2);
+}
+
 /* The steps towards a page's bytes, each step's memory being the next one's address. */
 enum step { LEAF = 4, ENTRY = 3, RECORD = 2, BYTES = 1 };
 
@@ -167,11 +174,15 @@ static void take_step(struct gets *gets, struct zc_shard *shard, const struct zc
         gets->next = entry; /* stays where it is while the lock is held */
     if (!entry || !zc_entry_has_zpage(entry))
         return;
-    if (step == RECORD)
+    if (step == RECORD) {
         pool->alloc_ops->prefetch(pool->alloc, zc_entry_handle(entry));
+        return;
+    }
+    const char *bytes = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry)).bytes;
+    if (is_large(shard))
+        prefetch_from_far(bytes, entry->size);
     else
-        prefetch_to_read(pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry)).bytes,
-                         zc_min(entry->size, is_large(shard) ? PREFETCH_FAR : PREFETCH_NEAR));
+        prefetch_to_read(bytes, zc_min(entry->size, PREFETCH_NEAR));
 }
 
 /* So many keys further on a page will be asked for. Nobody holds two shards' locks, so while another
