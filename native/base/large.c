@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #define LARGE_PAGES 4u
-#define HUGE_FROM ((size_t)16 * 1024 * 1024) /* bytes */
+#define HUGE_FROM ((size_t)4 * 1024 * 1024) /* bytes */
 
 static size_t page_size(void)
 {

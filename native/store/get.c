@@ -147,7 +147,9 @@ static void prefetch_to_read(const char *at, size_t size)
 /* All of a zpage from memory: the second-level cache can wait for more lines at a time than the first. */
 static void prefetch_from_far(const char *at, size_t size)
 {
-    for (const char *end = at + zc_min(size, PREFETCH_FAR); at < end; at += CACHE_LINE)
+    const char *end = at + zc_min(size, PREFETCH_FAR);
+
+    for (at -= (uintptr_t)at % CACHE_LINE; at < end; at += CACHE_LINE)
         __builtin_prefetch(at, 0, 2);
 }
 
