@@ -276,17 +276,22 @@ static int write_all(struct round *round)
     return error ? error : last;
 }
 
-/* The load is full: it is being written from now on, and the next one is to be filled. */
+/* The load is full: it is being written from now on, and the next one is to be filled. In place, one at a time is
+ * written: the next may have a page anew, which was put again meanwhile. */
 static int pass_on(struct round *round)
 {
     struct load *full = filled(round);
-    unsigned next = (round->filling + 1) % LOADS;
+    unsigned next = (round->filling + 1) % LOADS, most = round->is_in_place ? 1 : LOADS - 1;
+    int error = 0;
 
     if (!round->loads[next].batch && zc_batch_create(round->store, &round->loads[next].batch) != 0)
         return write_all(round);
+    if (round->under_way == most)
+        error = finish_oldest(round);
     zc_batch_start(full->batch, full->places);
     round->filling = next;
-    return ++round->under_way == LOADS ? finish_oldest(round) : 0;
+    round->under_way++;
+    return error;
 }
 
 /* The record of a cold entry: its extent's, or in place its own. */

@@ -99,7 +99,7 @@ def test_every_page_comes_back(config: str, page_size: int, pages: Path, trained
 @pytest.mark.parametrize("run", ["4096x2", "4096x8", "16384x4", "65536x16"])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_run_and_its_beginnings_come_back(config: str, run: str, pages: Path, trained: Path) -> None:
-    """Together pages are smaller than each by itself; and damage does no harm."""
+    """Together small pages are smaller than each by itself; and damage does no harm."""
     chosen = ["zstd", "zstd:9", "zstd:19", "zstd:9:dict=7", "lz4", "none"]
     page_size, count = run.split("x")
     together, alone = (
@@ -109,7 +109,9 @@ def test_every_run_and_its_beginnings_come_back(config: str, run: str, pages: Pa
         }
         for size in (run, page_size)
     )
-    assert all(together[spec] < alone[spec] for spec in chosen if spec != "none")
+    assert set(together) == set(alone) == set(chosen)
+    if int(page_size) < 65536:  # LZ4 looks back no further, and zstd's blocks gain little
+        assert all(together[spec] < alone[spec] for spec in chosen if spec != "none")
     for line in zc_codec(config, "damage", pages, run, trained, "zstd", "zstd:9:dict=7").splitlines():
         _, tries, refused = line.split()
         assert 0.3 * int(tries) < int(refused) <= int(tries), line

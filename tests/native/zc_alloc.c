@@ -757,11 +757,9 @@ static void reclaim_zpage(struct worker *worker, zc_handle handle, uint64_t owne
 {
     struct shared *shared = worker->shared;
 
-    /* It may be read while half of it is written. */
-    uint32_t number = (uint32_t)(owner >> 32), index = (uint32_t)owner,
-             none = (uint32_t)ZC_NO_OWNER;
-    CHECK((number < shared->threads || number == none) && (index < PAGES || index == none));
-    if (number == none || index == none)
+    /* It may be read before it is written, or while half of it is: then it is anything, or nobody. */
+    uint32_t number = (uint32_t)(owner >> 32), index = (uint32_t)owner;
+    if (number >= shared->threads || index >= PAGES)
         return;
     struct worker *other = &shared->workers[number];
     struct page *page = &other->pages[index];
