@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -236,12 +237,19 @@ static int run_random(size_t page_size, size_t budget, uint64_t seed, size_t ops
 
 /* ---- memory ---- */
 
+/* Once nothing is being filled any more, which counts already. */
 static void print_used(const struct zc_frames *frames)
 {
+    const struct timespec nap = {.tv_nsec = 20000000};
     struct zc_frames_stats stats;
-    uint64_t os = os_bytes();
+    uint64_t os = os_bytes(), before;
 
     CHECK(os > 0);
+    do {
+        before = os;
+        nanosleep(&nap, NULL);
+        os = os_bytes();
+    } while (os != before);
     zc_frames_get_stats(frames, &stats);
     printf("used=%zu os=%" PRIu64 "\n", stats.used_bytes, os);
 }
