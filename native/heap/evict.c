@@ -9,8 +9,9 @@
 #define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
 #endif
 
-#define REFUSED_REST 63u /* rounds that a page is left alone for which the pool did not take */
-#define ROUNDS 4u        /* for the budget, until no page is left that was only touched lately */
+#define REFUSED_REST 63u    /* rounds that a page is left alone for which the pool did not take */
+#define LINGER_NS 20000000u /* a few copies may wait for more, to be forgotten together */
+#define ROUNDS 4u           /* for the budget, until no page is left that was only touched lately */
 
 /* ---- out of a slot, into the pool ---- */
 
@@ -344,16 +345,25 @@ static void down_to_budget(zc_heap *heap)
     }
 }
 
+/* Waits for something to do. False: there may be nothing. */
+static bool await_work(zc_heap *heap)
+{
+    bool has_copies = heap->copies > 0;
+
+    if (heap->copies >= ZC_COPIES_MANY || (zc_is_over(heap) && !heap->is_stuck))
+        return true;
+    zc_change_wait(&heap->over, &heap->lock, has_copies ? LINGER_NS : 0);
+    return has_copies;
+}
+
 void *zc_evict_over_budget(void *arg)
 {
     zc_heap *heap = arg;
 
     zc_lock_take(&heap->lock);
     while (!heap->stopping) {
-        if (!heap->copies && (!zc_is_over(heap) || heap->is_stuck)) {
-            zc_change_wait(&heap->over, &heap->lock, 0);
+        if (!await_work(heap))
             continue;
-        }
         zc_lock_leave(&heap->lock);
         zc_lock_take(&heap->evicting);
         zc_lock_take(&heap->lock);
