@@ -24,12 +24,20 @@ struct batch {
     int32_t results[ZC_RUN_PAGES];
 };
 
-/* Where it was discarded while it was in its place, it is zeros now. */
-static const void *present(zc_heap *heap, char *at)
+/* Pages that were discarded while they were in their places are zeros now. One call tells of most that they are
+ * there, and one each of the others, which may be in the kernel's swap. */
+static void fill_holes(zc_heap *heap, size_t number)
 {
-    if (heap->uffd.can_move) /* else nobody watches slots */
-        zc_uffd_copy(&heap->uffd, at, heap->zeros, heap->page_size);
-    return at;
+    unsigned char resident[ZC_RUN_PAGES] = {0};
+
+    if (!heap->uffd.can_move)
+        return; /* nobody watches slots */
+    mincore(zc_slot_page(heap, number, 0), ZC_RUN_PAGES * heap->page_size, resident);
+    for (uint32_t left = heap->ring[number].waiting; left; left &= left - 1) {
+        unsigned i = (unsigned)__builtin_ctz(left);
+        if (!(resident[i] & 1))
+            zc_uffd_copy(&heap->uffd, zc_slot_page(heap, number, i), heap->zeros, heap->page_size);
+    }
 }
 
 static void collect(zc_heap *heap, size_t number, struct batch *batch)
@@ -37,13 +45,14 @@ static void collect(zc_heap *heap, size_t number, struct batch *batch)
     struct zc_slot *slot = &heap->ring[number];
 
     batch->count = 0;
+    fill_holes(heap, number);
     for (uint32_t left = slot->waiting; left; left &= left - 1) {
         unsigned i = (unsigned)__builtin_ctz(left);
         size_t at = slot->first + i, n = batch->count++;
         slot->region->pages[at].state = ZC_PAGE_LEAVING;
         batch->pages[n] = i;
         batch->keys[n] = (struct zc_key){slot->region->object, (uint32_t)at};
-        batch->bytes[n] = present(heap, zc_slot_page(heap, number, i));
+        batch->bytes[n] = zc_slot_page(heap, number, i);
     }
 }
 
