@@ -23,6 +23,7 @@ ZRAM = {"lz4": "lz4", "lzo-rle": "lzo"}
 """zram's algorithm → our codec."""
 FEW_CORPORA = ("chromium", "java")
 """For what hardly depends on the pages."""
+HEAPS = ("thread", "sigbus")
 COMPACTED = 200_000
 """Pages."""
 STORE = Path("build/backing.store")
@@ -48,6 +49,7 @@ def measured(files: Sequence[Path]) -> Facts:
     }
     facts["backing"] = {file.stem: backing(file) for file in files if file.stem in FEW_CORPORA}
     facts["cold"] = {file.stem: cold(file) for file in files}
+    facts["heap"] = {file.stem: heap(file) for file in files if file.stem in FEW_CORPORA}
     facts["entropy"] = {file.stem: measure("entropy", file) for file in files}
     facts["corpora"] = {file.stem: beside_codec(file) for file in files}
     facts["used"] = {allocator: used(files[0], allocator) for allocator in ALLOCATORS}
@@ -97,6 +99,15 @@ def backing(file: Path) -> Facts:
 def cold(file: Path) -> Facts:
     say(f"{file.stem}: the cold tier")
     return measure("cold", file)
+
+
+def heap(file: Path) -> Facts:
+    """Medians, and ratios to the kernel's swap."""
+    say(f"{file.stem}: a heap beside swap on zram")
+    with zram.swap(3 * file.stat().st_size) as device:
+        facts = measure("heap", file, device=device, allocator="zsmalloc", rounds=ROUNDS)
+    result = compared(facts, "kernel")
+    return result | {f"{side}_used_ratio": facts[f"{side}_used_bytes"] / facts["kernel_used_bytes"] for side in HEAPS}
 
 
 def beside_codec(file: Path) -> Facts:

@@ -2,6 +2,7 @@
 """A zram device of the kernel's, for as long as it is needed."""
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,3 +53,25 @@ def _node(settings: Path) -> Iterator[Path]:
         node = Path(directory) / settings.name
         os.mknod(node, 0o600 | 0o060000, os.makedev(major, minor))
         yield node
+
+
+@contextmanager
+def swap(size: int) -> Iterator[Path]:
+    """A device with lz4 of `size` bytes that the kernel swaps to, page by page, before any other."""
+    cluster = Path("/proc/sys/vm/page-cluster")
+    before = cluster.read_text()
+    with device("lz4", size) as node:
+        for command in (["mkswap", "--quiet", str(node)], ["swapon", "--priority", "32767", str(node)]):
+            _run(command)
+        try:
+            cluster.write_text("0")
+            yield node
+        finally:
+            cluster.write_text(before)
+            _run(["swapoff", str(node)])
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise BenchError(f"{' '.join(command)}: {done.stderr.strip()}")

@@ -39,6 +39,7 @@ void reclaim(const struct options *options);
 void entropy(const struct options *options);
 void backing(const struct options *options);
 void cold(const struct options *options);
+void heap(const struct options *options);
 void codecs(const struct options *options);
 
 /* ---- common.c: the process, its clock, its output ---- */

@@ -33,7 +33,7 @@ class Aim:
 
 
 def aims(facts: Facts) -> list[Aim]:
-    return [*beside_zram(facts), *threads(facts), *memory(facts), *cold(facts), *beside_codec(facts)]
+    return [*beside_zram(facts), *threads(facts), *memory(facts), *cold(facts), *heap(facts), *beside_codec(facts)]
 
 
 def aims_table(found: Sequence[Aim]) -> str:
@@ -126,6 +126,17 @@ def cold(facts: Facts) -> list[Aim]:
         Aim("memory once cold, times less than zram's, lz4", 1.7, {"geometric mean": zram}, 1.8, at_least=True),
         Aim("memory once cold, times less than zstd page by page", 1.1, {"geometric mean": zstd}, 1.15, at_least=True),
         Aim("get of a page of an extent, of zstd's single page", 4, gets),
+    ]
+
+
+def heap(facts: Facts) -> list[Aim]:
+    def of(value: str) -> dict[str, float]:
+        return {corpus: f[f"sigbus_{value}_ratio"] for corpus, f in facts["heap"].items()}
+
+    return [
+        Aim("heap: page out, of the kernel's to zram", 0.9, of("out")),
+        Aim("heap: page in by SIGBUS, of the kernel's", 1.3, of("in"), 1.0),
+        Aim("heap: memory used of zram's", 1, of("used")),
     ]
 
 

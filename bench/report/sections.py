@@ -5,7 +5,7 @@ from statistics import geometric_mean
 
 from bench.measure import Facts
 
-from .table import ms, percent, table, times, us
+from .table import mib, ms, percent, table, times, us
 
 COLD_LEVEL, COLD_EXTENT = 9, 4
 """The defaults of cold_codec and cold_extent."""
@@ -65,6 +65,15 @@ by zstd alone; medians. Aims: at least 1.7 and 1.1 times less (geometric means);
 
 """
 
+HEAP = """
+## The compressed heap
+
+`zc_bench heap`: the corpus lies in a heap over a pool in zsmalloc with lz4, and in plain memory that the kernel swaps
+to zram with lz4, alone, `page-cluster` 0. *Out*: all is put away, by `zc_heap_evict()` and by MADV_PAGEOUT; *in*: every
+page is touched, in random order. Memory as beside zram. Aims, with SIGBUS: out at most 0.9 of the kernel's, in at most
+1.3, memory no more.
+
+"""
 COLD_CURVE = """
 What the default was chosen by, over all corpora: geometric means of *times less than zstd page by page* and, behind
 it, of *times a single-page get*; and microseconds a page to compress.
@@ -223,6 +232,18 @@ def cold(facts: Facts) -> str:
     heads = ["corpus", "of zram", "of zstd", "get", "zstd get", "times"]
     text = COLD.format(codec=f"zstd:{COLD_LEVEL}", extent=COLD_EXTENT) + table(heads, rows)
     return text + COLD_CURVE + table(["pages", *(f"zstd:{level}" for level in COLD_LEVELS)], cold_curve(facts), left=1)
+
+
+def heap(facts: Facts) -> str:
+    rows = []
+    for corpus, f in facts["heap"].items():
+        for side, name in (("kernel", "kernel"), ("thread", "heap, a thread answers"), ("sigbus", "heap, SIGBUS")):
+            row: list[object] = [corpus, name]
+            for what, show in (("out", us(f[f"{side}_out_ns"])), ("in", us(f[f"{side}_in_ns"]))):
+                row += [show, "" if side == "kernel" else times(f[f"{side}_{what}_ratio"])]
+            row += [mib(f[f"{side}_used_bytes"]), "" if side == "kernel" else times(f[f"{side}_used_ratio"])]
+            rows.append(row)
+    return HEAP + table(["corpus", "", "out", "ratio", "in", "ratio", "memory, MiB", "ratio"], rows, left=2)
 
 
 def cold_curve(facts: Facts) -> list[list[object]]:

@@ -9,8 +9,9 @@
 #define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
 #endif
 
-#define REFUSED_REST 63u /* rounds that a page is left alone for which the pool did not take */
-#define ROUNDS 4u        /* for the budget, until no page is left that was only touched lately */
+#define REFUSED_REST 63u    /* rounds that a page is left alone for which the pool did not take */
+#define LINGER_NS 20000000u /* a few copies may wait for more, to be forgotten together */
+#define ROUNDS 4u           /* for the budget, until no page is left that was only touched lately */
 
 /* ---- out of a slot, into the pool ---- */
 
@@ -23,12 +24,20 @@ struct batch {
     int32_t results[ZC_RUN_PAGES];
 };
 
-/* Where it was discarded while it was in its place, it is zeros now. */
-static const void *present(zc_heap *heap, char *at)
+/* Pages that were discarded while they were in their places are zeros now. One call tells of most that they are
+ * there, and one each of the others, which may be in the kernel's swap. */
+static void fill_holes(zc_heap *heap, size_t number)
 {
-    if (heap->uffd.can_move) /* else nobody watches slots */
-        zc_uffd_copy(&heap->uffd, at, heap->zeros, heap->page_size);
-    return at;
+    unsigned char resident[ZC_RUN_PAGES] = {0};
+
+    if (!heap->uffd.can_move)
+        return; /* nobody watches slots */
+    mincore(zc_slot_page(heap, number, 0), ZC_RUN_PAGES * heap->page_size, resident);
+    for (uint32_t left = heap->ring[number].waiting; left; left &= left - 1) {
+        unsigned i = (unsigned)__builtin_ctz(left);
+        if (!(resident[i] & 1))
+            zc_uffd_copy(&heap->uffd, zc_slot_page(heap, number, i), heap->zeros, heap->page_size);
+    }
 }
 
 static void collect(zc_heap *heap, size_t number, struct batch *batch)
@@ -36,13 +45,14 @@ static void collect(zc_heap *heap, size_t number, struct batch *batch)
     struct zc_slot *slot = &heap->ring[number];
 
     batch->count = 0;
+    fill_holes(heap, number);
     for (uint32_t left = slot->waiting; left; left &= left - 1) {
         unsigned i = (unsigned)__builtin_ctz(left);
         size_t at = slot->first + i, n = batch->count++;
         slot->region->pages[at].state = ZC_PAGE_LEAVING;
         batch->pages[n] = i;
         batch->keys[n] = (struct zc_key){slot->region->object, (uint32_t)at};
-        batch->bytes[n] = present(heap, zc_slot_page(heap, number, i));
+        batch->bytes[n] = zc_slot_page(heap, number, i);
     }
 }
 
@@ -344,16 +354,25 @@ static void down_to_budget(zc_heap *heap)
     }
 }
 
+/* Waits for something to do. False: there may be nothing. */
+static bool await_work(zc_heap *heap)
+{
+    bool has_copies = heap->copies > 0;
+
+    if (heap->copies >= ZC_COPIES_MANY || (zc_is_over(heap) && !heap->is_stuck))
+        return true;
+    zc_change_wait(&heap->over, &heap->lock, has_copies ? LINGER_NS : 0);
+    return has_copies;
+}
+
 void *zc_evict_over_budget(void *arg)
 {
     zc_heap *heap = arg;
 
     zc_lock_take(&heap->lock);
     while (!heap->stopping) {
-        if (!heap->copies && (!zc_is_over(heap) || heap->is_stuck)) {
-            zc_change_wait(&heap->over, &heap->lock, 0);
+        if (!await_work(heap))
             continue;
-        }
         zc_lock_leave(&heap->lock);
         zc_lock_take(&heap->evicting);
         zc_lock_take(&heap->lock);

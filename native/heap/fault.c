@@ -127,7 +127,8 @@ static int load(zc_heap *heap, const struct zc_region *region, size_t at, unsign
 static void note_copy(zc_heap *heap, struct zc_region *region, size_t at)
 {
     heap->copy[heap->copies++] = (struct zc_copy){region, at};
-    zc_change_tell(&heap->over);
+    if (heap->copies == 1 || heap->copies == ZC_COPIES_MANY) /* a wake-up costs more than a fault */
+        zc_change_tell(&heap->over);
 }
 
 static int fill_stored(zc_heap *heap, struct zc_region *region, size_t at)

@@ -31,6 +31,7 @@
 #define ZC_SLOTS 256u
 #define ZC_BOUNCES 32u  /* faults of stored pages at a time */
 #define ZC_COPIES 1024u /* pages whose copies in the pool are to be forgotten */
+#define ZC_COPIES_MANY (ZC_COPIES / 2)
 
 enum zc_page_state {
     ZC_PAGE_NEW,      /* never touched: zeros */

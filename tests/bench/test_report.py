@@ -55,6 +55,7 @@ def test_every_section_has_its_rows(facts: Facts) -> None:
         "Through the data socket, against the codec alone",
         "Scale",
         "The cold tier",
+        "The compressed heap",
         "used_bytes against the OS",
     }
     for name, section in sections.items():
