@@ -54,7 +54,7 @@ struct round {
     size_t tries; /* units that may be isolated still */
     /* One is filled while those right before it, as many as are under way, are written. */
     struct load loads[LOADS];
-    unsigned filling, under_way;
+    unsigned count, filling, under_way; /* count: of loads, a ring */
 };
 
 static struct load *filled(struct round *round)
@@ -255,11 +255,16 @@ static int finish(struct round *round, struct load *load)
     return error;
 }
 
+/* Which was filled so many loads ago. */
+static unsigned load_before(const struct round *round, unsigned ago)
+{
+    return (round->filling + round->count - ago) % round->count;
+}
+
 static int finish_oldest(struct round *round)
 {
-    unsigned oldest = (round->filling + LOADS - round->under_way) % LOADS;
+    unsigned oldest = load_before(round, round->under_way--);
 
-    round->under_way--;
     return finish(round, &round->loads[oldest]);
 }
 
@@ -276,17 +281,16 @@ static int write_all(struct round *round)
     return error ? error : last;
 }
 
-/* The load is full: it is being written from now on, and the next one is to be filled. In place, one at a time is
- * written: the next may have a page anew, which was put again meanwhile. */
+/* The load is full: it is being written from now on, and the next one is to be filled. */
 static int pass_on(struct round *round)
 {
     struct load *full = filled(round);
-    unsigned next = (round->filling + 1) % LOADS, most = round->is_in_place ? 1 : LOADS - 1;
+    unsigned next = (round->filling + 1) % round->count;
     int error = 0;
 
     if (!round->loads[next].batch && zc_batch_create(round->store, &round->loads[next].batch) != 0)
         return write_all(round);
-    if (round->under_way == most)
+    if (round->under_way == round->count - 1)
         error = finish_oldest(round);
     zc_batch_start(full->batch, full->places);
     round->filling = next;
@@ -314,7 +318,7 @@ static bool is_in_batch(const struct round *round, const struct zc_shard *shard,
 {
     bool is_there = false;
 
-    for (unsigned i = 0; i < LOADS && !is_there; i++)
+    for (unsigned i = 0; i < round->count && !is_there; i++)
         is_there = has_record(round, &round->loads[i], shard, entry);
     return is_there;
 }
@@ -404,7 +408,7 @@ static size_t due(const struct round *round)
 {
     size_t frames = round->sums.frames;
 
-    for (unsigned i = 0; i < LOADS; i++) {
+    for (unsigned i = 0; i < round->count; i++) {
         const struct load *load = &round->loads[i];
         frames += zc_max(load->copied, load->bytes / round->pool->store->page_size);
     }
@@ -503,7 +507,7 @@ static bool has_budget(const struct round *round)
     int64_t under_way = 0; /* these bytes are spent, and not counted yet */
 
     for (unsigned i = 1; i <= round->under_way; i++) {
-        const struct load *load = &round->loads[(round->filling + LOADS - i) % LOADS];
+        const struct load *load = &round->loads[load_before(round, i)];
         for (size_t f = 0; f < load->count; f++)
             under_way += load->flights[f].record.size;
     }
@@ -615,6 +619,8 @@ static int begin(zc_pool *pool, struct round **out)
     round->pool = pool;
     round->store = store;
     round->is_in_place = stats.layout == ZC_IN_PLACE;
+    /* In place, one at a time is written: the next may have a page anew, which was put again meanwhile. */
+    round->count = round->is_in_place ? 2 : LOADS;
     round->reader.pool = pool;
     *out = round;
     return 0;
@@ -622,7 +628,7 @@ static int begin(zc_pool *pool, struct round **out)
 
 static void end(struct round *round)
 {
-    for (unsigned i = 0; i < LOADS; i++) {
+    for (unsigned i = 0; i < round->count; i++) {
         if (round->loads[i].batch)
             zc_batch_destroy(round->loads[i].batch);
     }
