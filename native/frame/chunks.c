@@ -18,9 +18,9 @@ struct zc_block {
     uint32_t unused, gone; /* bit i: chunk i is in no use, with memory behind it, without */
 };
 
-void zc_chunks_init(struct zc_chunks *chunks)
+void zc_chunks_init(struct zc_chunks *chunks, size_t huge_page_size)
 {
-    *chunks = (struct zc_chunks){.has_huge = zc_huge_page_size() == BLOCK};
+    *chunks = (struct zc_chunks){.has_huge = huge_page_size == BLOCK};
     zc_list_init(&chunks->blocks);
 }
 
@@ -69,10 +69,8 @@ static void *take(struct zc_chunks *chunks, struct zc_block *block, struct zc_ch
 
     *(is_resident ? &block->unused : &block->gone) &= ~(UINT32_C(1) << i);
     chunks->unused -= is_resident;
-    if (!(block->unused | block->gone)) {
+    if (!(block->unused | block->gone))
         zc_list_del(&block->link);
-        zc_list_init(&block->link);
-    }
     *from = (struct zc_chunk_from){.block = block, .is_resident = is_resident};
     return block->base + i * ZC_CHUNK;
 }

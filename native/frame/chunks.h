@@ -31,7 +31,8 @@ struct zc_chunk_from {
     bool is_resident; /* has memory behind it, or gets all of it with the first byte written */
 };
 
-void zc_chunks_init(struct zc_chunks *chunks);
+/* huge_page_size: as zc_huge_page_size() says. */
+void zc_chunks_init(struct zc_chunks *chunks, size_t huge_page_size);
 /* NULL: the OS has no memory. Contents arbitrary. */
 void *zc_chunk_get(struct zc_chunks *chunks, struct zc_chunk_from *from);
 void zc_chunk_put(struct zc_chunks *chunks, void *chunk, const struct zc_chunk_from *from);

@@ -73,6 +73,7 @@ static void start_refiller(struct zc_frames *frames)
 
 int zc_frames_create(size_t page_size, struct zc_frames **out)
 {
+    size_t huge_page_size = zc_huge_page_size();
     struct zc_frames *frames = calloc(1, sizeof(*frames));
     if (!frames)
         return -ENOMEM;
@@ -92,10 +93,10 @@ int zc_frames_create(size_t page_size, struct zc_frames **out)
     frames->reserve_target = RESERVE_BATCHES * frames->batch;
     frames->wanted = 1;
     frames->budget = SIZE_MAX;
-    frames->has_huge = zc_huge_page_size() == frames->run_size;
+    frames->has_huge = huge_page_size == frames->run_size;
     zc_shelf_init(&frames->fresh_runs);
     zc_shelf_init(&frames->ready_runs);
-    zc_pieces_init(&frames->pieces);
+    zc_pieces_init(&frames->pieces, huge_page_size);
     start_refiller(frames);
     *out = frames;
     return 0;

@@ -120,10 +120,10 @@ static void *take(struct zc_pieces *pieces, struct zc_chunk *chunk)
     return piece;
 }
 
-void zc_pieces_init(struct zc_pieces *pieces)
+void zc_pieces_init(struct zc_pieces *pieces, size_t huge_page_size)
 {
     *pieces = (struct zc_pieces){.os_page_size = (size_t)sysconf(_SC_PAGESIZE)};
-    zc_chunks_init(&pieces->chunks);
+    zc_chunks_init(&pieces->chunks, huge_page_size);
     zc_mutex_init_brief(&pieces->lock);
     for (unsigned kind = 0; kind < ZC_PIECE_KINDS; kind++) {
         for (unsigned list = 0; list < ZC_PIECE_LISTS; list++)

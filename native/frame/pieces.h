@@ -29,7 +29,8 @@ struct zc_pieces {
     _Atomic size_t slack; /* bytes that all chunks hold beyond pieces in use */
 };
 
-void zc_pieces_init(struct zc_pieces *pieces);
+/* huge_page_size: as zc_huge_page_size() says. */
+void zc_pieces_init(struct zc_pieces *pieces, size_t huge_page_size);
 /* Every piece must have been given back. */
 void zc_pieces_fini(struct zc_pieces *pieces);
 
