@@ -116,6 +116,8 @@ zc_store *open_store_on(unsigned cpu, size_t page_size);
 /* Refuses only what zv_max_zsize or the allocator does; gets leave pages where they are. */
 zc_pool *open_pool(zc_store *store, const struct options *options);
 void close_pool(zc_pool *pool);
+/* Bytes that the store uses without its reserve, which is given apart. */
+uint64_t store_bytes(zc_store *store, uint64_t *reserve);
 /* By batches, a page's number its index in object 1. Nanoseconds a page. */
 double store_put(zc_pool *pool, const struct pages *pages);
 /* To `slots` pages in turns, a multiple of BATCH or 1; every page must be there. */

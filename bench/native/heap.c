@@ -100,14 +100,14 @@ static void by_kernel(struct run *run, size_t round)
     madvise(memory, bytes, MADV_NOHUGEPAGE);
     uint64_t before = device_bytes(run);
     memcpy(memory, run->pages.bytes, bytes);
-    double start = now_ns(), spent = 0;
-    for (unsigned pass = 0; pass < PASSES && count_swapped(run, memory) < run->pages.count;
-         pass++) {
-        start = now_ns();
+    double spent = 0;
+    size_t swapped = 0;
+    for (unsigned pass = 0; pass < PASSES && swapped < run->pages.count; pass++) {
+        double start = now_ns();
         madvise(memory, bytes, MADV_PAGEOUT);
         spent += now_ns() - start;
+        swapped = count_swapped(run, memory);
     }
-    size_t swapped = count_swapped(run, memory);
     if (swapped < run->pages.count / 100 * 99)
         die("the kernel does not put its pages away", run->options->device);
     run->used[KERNEL] = device_bytes(run) - before + TABLE_ENTRY * (uint64_t)run->pages.count;
@@ -119,20 +119,12 @@ static void by_kernel(struct run *run, size_t round)
 
 /* ---- the heap ---- */
 
-static uint64_t store_bytes(zc_store *store)
-{
-    struct zc_store_stats stats;
-
-    zc_store_get_stats(store, &stats);
-    return stats.used_bytes - stats.reserve_frames * zc_store_page_size(store);
-}
-
 static void by_heap(struct run *run, unsigned side, size_t round)
 {
     struct zc_heap_config config = {.faults =
                                         side == BY_SIGBUS ? ZC_HEAP_BY_SIGBUS : ZC_HEAP_BY_THREAD};
     zc_store *store = open_store(run->pages.page_size);
-    uint64_t before = store_bytes(store);
+    uint64_t reserve, before = store_bytes(store, &reserve);
     zc_pool *pool = open_pool(store, run->options);
     void *memory;
     zc_heap *heap;
@@ -151,7 +143,7 @@ static void by_heap(struct run *run, unsigned side, size_t round)
     run->out_ns[side][round] = (now_ns() - start) / (double)run->pages.count;
     if (put < (int64_t)(run->pages.count / 100 * 99))
         die("it does not put its pages away", "heap");
-    run->used[side] = store_bytes(store) - before;
+    run->used[side] = store_bytes(store, &reserve) - before;
     run->in_ns[side][round] = touch_all(run, memory);
     verify(run, memory, sides[side]);
     zc_heap_destroy(heap);

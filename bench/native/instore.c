@@ -109,3 +109,12 @@ double put_distinct(zc_pool *pool, const struct pages *pages, uint64_t from, uin
     free(room);
     return spent / (double)(to - from);
 }
+
+uint64_t store_bytes(zc_store *store, uint64_t *reserve)
+{
+    struct zc_store_stats stats;
+
+    zc_store_get_stats(store, &stats);
+    *reserve = stats.reserve_frames * zc_store_page_size(store);
+    return stats.used_bytes - *reserve;
+}

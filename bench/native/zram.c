@@ -148,15 +148,6 @@ static void device_memory(const struct run *run, const struct pages *pages)
            total + TABLE_ENTRY * (uint64_t)pages->count, compressed, same, huge);
 }
 
-static uint64_t store_bytes(zc_store *store, uint64_t *reserve)
-{
-    struct zc_store_stats stats;
-
-    zc_store_get_stats(store, &stats);
-    *reserve = stats.reserve_frames * zc_store_page_size(store);
-    return stats.used_bytes - *reserve;
-}
-
 /* Puts and verifies all; returns how many were refused. */
 static uint64_t put_and_verify(zc_pool *pool, const struct pages *pages, char *room)
 {
