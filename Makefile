@@ -31,7 +31,8 @@ run: build ## the demo on this machine, or on the device ZCACHE_SERIAL names
 build: $(VENV)/.stamp ## zcached for every target, libzcache.so
 	@$(NATIVE) daemons library
 	@for abi in $(ABIS); do install -CD build/$$abi/zcached $(BINARIES)/$$abi/zcached; done
-	@install -CD build/host/libzcache.so $(BINARIES)/host/libzcache.so
+	@for abi in $(filter-out host,$(ABIS)); do install -CD build/$$abi/zcline $(BINARIES)/$$abi/zcline; done
+	@for library in libzcache libzcsim; do install -CD build/host/$$library.so $(BINARIES)/host/$$library.so; done
 
 # For two CPUs: many tests wait for something else.
 WORKERS ?= 3
@@ -39,13 +40,15 @@ WORKERS ?= 3
 test: build ## every test, devices included; ARGS go to pytest
 	@tools/system_packages test
 	@$(NATIVE) tests
-	$(PYTHON) -m pytest $(if $(ARGS),,-n $(WORKERS)) $(ARGS)
+	$(PYTHON) -m pytest $(if $(ARGS),,-n $(WORKERS) --durations=12) $(ARGS)
 
 .PHONY: soak
 SECONDS ?= 1200
-soak: build ## everything at once for SECONDS (1200): docs/soak.md
-	@$(NATIVE) build/host/zc_soak
+soak: build ## everything at once for SECONDS (1200) and a quarter: docs/soak.md; then swap on emulated devices
+	@$(NATIVE) build/host/zc_soak build/host/zc_heap
 	$(PYTHON) -m tools.soak $(SECONDS)
+	@$(NATIVE) arm64-v8a build/arm64-v8a/zc_hog
+	$(PYTHON) -m tools.swapsoak
 
 .PHONY: explore
 explore: build ## the tests with random seeds and many examples
@@ -53,16 +56,21 @@ explore: build ## the tests with random seeds and many examples
 	@$(NATIVE) tests
 	HYPOTHESIS_PROFILE=explore $(PYTHON) -m pytest --timeout=0 $(ARGS)
 
+# What devices run: in POSIX shell, and in BusyBox's.
+BOOT := agent/zcache_agent/boot
+BOOT_SCRIPTS = $(shell git ls-files $(BOOT) | grep -E '(-service|\.init|\.sh|update-binary)$$')
 .PHONY: lint
-lint: $(VENV)/.stamp ## style, types, layers
+lint: build ## style, types, layers, and the binaries
 	@tools/system_packages lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(PYTHON) tools/check_layers.py
 	$(PYTHON) tools/check_tree.py
+	$(PYTHON) -m tools.elf_gate
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files -co --exclude-standard '*.[ch]')
-	$(VENV)/bin/shellcheck .ci/run tools/system_packages
+	$(VENV)/bin/shellcheck .ci/run tools/system_packages $(BOOT_SCRIPTS)
+	$(VENV)/bin/shellcheck -s busybox $(BOOT)/zcached.procd $(BOOT_SCRIPTS)
 
 .PHONY: format
 format: $(VENV)/.stamp ## put C and Python into the project's style
@@ -86,9 +94,26 @@ bench: build corpora ## measure: build/bench.json, docs/benchmarks.md, docs/zpag
 	@$(NATIVE) bench
 	$(PYTHON) -m bench
 
+.PHONY: workloads
+workloads: build ## which programs it helps: build/workloads.json, docs/which-workloads.md and .png; NAMES: only these
+	@tools/system_packages bench
+	@$(NATIVE) bench
+	$(PYTHON) -m bench.workloads $(NAMES)
+
+# A release is under our licence, and LZO=1 is not.
 .PHONY: dist
-dist: build ## the agent's wheel and source distribution, device binaries included
-	$(VENV)/bin/uv build --quiet --no-build-isolation --python $(PYTHON) --out-dir build/dist
+dist: $(if $(LZO),no-lzo,build) ## a release, built twice: build/dist has wheel, source distribution, SBOM, checksums
+	$(PYTHON) -m tools.dist make build/dist
+	$(PYTHON) -m tools.dist verify build/dist
+.PHONY: no-lzo
+no-lzo:
+	@echo "make dist LZO=1: minilzo is GPL-2.0-or-later, and no release has it; leave out LZO=1" >&2; exit 2
+
+.PHONY: docs man
+docs: build ## docs/reference.md anew, from what zcached says of its nodes
+	$(PYTHON) -m tools.reference
+man: build ## zcache(1) and zcached(8): build/man
+	$(PYTHON) -m tools.manpages build/man
 
 .PHONY: lock
 lock: $(VENV)/.stamp ## resolve requirements.lock anew
@@ -98,4 +123,4 @@ lock: $(VENV)/.stamp ## resolve requirements.lock anew
 
 .PHONY: clean
 clean: ## remove what was built; .venv and the download cache stay
-	rm -rf build $(BINARIES)
+	rm -rf build $(BINARIES) licenses/*.txt

@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import zram
+from bench import flash, zram
 from bench.measure import Facts, compared, measure, medians, ratio
 
 ZCACHED = Path("build/host/zcached")
-ROUNDS, FEW_ROUNDS = 25, 9
+ROUNDS, FEW_ROUNDS, FLASH_ROUNDS = 25, 9, 3
 FEW, MANY = 10_000, 4_000_000
 SOCKET_PAGES = 12_000
 BYTES_A_PAGE = 2600
@@ -23,16 +23,19 @@ ZRAM = {"lz4": "lz4", "lzo-rle": "lzo"}
 """zram's algorithm → our codec."""
 FEW_CORPORA = ("chromium", "java")
 """For what hardly depends on the pages."""
-HEAPS = ("thread", "sigbus")
+HEAPS = ("thread", "sigbus", "alone")
 COMPACTED = 200_000
 """Pages."""
 STORE = Path("build/backing.store")
 """Of a backing store; it should be on a disk."""
+FLASH = (150, 500)
+"""MB/s that are written to eMMC 5.1 and to UFS 3.1."""
 
 
 def measured(files: Sequence[Path]) -> Facts:
     codecs = measure("codecs")["codecs"].split()
     facts: Facts = {"machine": machine(), "rounds": ROUNDS, "few_rounds": FEW_ROUNDS, "codecs": codecs}
+    facts["flash_rounds"] = FLASH_ROUNDS
     say("sizes of zpages")
     facts["sizes"] = {codec: {file.stem: measure("sizes", file, codec=codec) for file in files} for codec in SIZES_OF}
     facts["zram"] = {
@@ -48,6 +51,9 @@ def measured(files: Sequence[Path]) -> Facts:
         for allocator in ALLOCATORS
     }
     facts["backing"] = {file.stem: backing(file) for file in files if file.stem in FEW_CORPORA}
+    facts["flash"] = {
+        str(rate): {file.stem: on_flash(file, rate) for file in files if file.stem in FEW_CORPORA} for rate in FLASH
+    }
     facts["cold"] = {file.stem: cold(file) for file in files}
     facts["heap"] = {file.stem: heap(file) for file in files if file.stem in FEW_CORPORA}
     facts["entropy"] = {file.stem: measure("entropy", file) for file in files}
@@ -72,7 +78,7 @@ def beside_zram(file: Path, algorithm: str, codecs: Sequence[str]) -> Facts:
 def two_threads(file: Path, allocator: str) -> Facts:
     """Medians, and how many times as much two get done as one."""
     say(f"{file.stem}: two threads, {allocator}")
-    facts = measure("threads", file, allocator=allocator, rounds=FEW_ROUNDS)
+    facts = measure("threads", file, allocator=allocator, rounds=ROUNDS)
     pairs = {"alone_two": "alone_one", "same": "one", "apart": "one"}
     times = {
         f"{two}_{op}_times": ratio(facts[f"{one}_{op}_ns"], facts[f"{two}_{op}_ns"])
@@ -87,10 +93,16 @@ def compact(file: Path) -> Facts:
     return medians(measure("compact", file, allocator="zsmalloc", rounds=FEW_ROUNDS, many=COMPACTED))
 
 
-def backing(file: Path) -> Facts:
+def on_flash(file: Path, rate: int) -> Facts:
+    say(f"{file.stem}: at most {rate} MB/s")
+    with flash.slow_as(rate * 1_000_000, STORE):
+        return backing(file, FLASH_ROUNDS)
+
+
+def backing(file: Path, rounds: int = FEW_ROUNDS) -> Facts:
     """Medians, and our speed's ratio to fio's."""
     say(f"{file.stem}: a backing store beside fio")
-    facts = measure("backing", file, device=STORE, rounds=FEW_ROUNDS)
+    facts = measure("backing", file, device=STORE, rounds=rounds)
     return medians(facts) | {
         f"{who}_ratio": ratio(facts[f"{who}_mbs"], facts["fio_mbs"]) for who in ("one", "two", *ALLOCATORS)
     }

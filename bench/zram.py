@@ -62,16 +62,16 @@ def swap(size: int) -> Iterator[Path]:
     before = cluster.read_text()
     with device("lz4", size) as node:
         for command in (["mkswap", "--quiet", str(node)], ["swapon", "--priority", "32767", str(node)]):
-            _run(command)
+            run(command)
         try:
             cluster.write_text("0")
             yield node
         finally:
             cluster.write_text(before)
-            _run(["swapoff", str(node)])
+            run(["swapoff", str(node)])
 
 
-def _run(command: list[str]) -> None:
+def run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise BenchError(f"{' '.join(command)}: {done.stderr.strip()}")

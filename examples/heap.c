@@ -66,6 +66,7 @@ static int run(zc_heap *heap, zc_pool *pool)
     fill(table);
     work(table);
     error = print(heap, table, 999999);
+    usleep(50000); /* what came back last has left the pool by then */
     zc_heap_get_stats(heap, &stats);
     zc_pool_get_stats(pool, &pool_stats);
     printf("%" PRIu64 " KiB: %" PRIu64 " KiB in memory, %" PRIu64 " KiB in a pool of %" PRIu64

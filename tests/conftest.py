@@ -46,10 +46,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.user_properties.append(("target", str(target)))
 
 
+OWN_DEVICES = tuple(
+    f"tests/device/{name}"
+    for name in (
+        "test_swap.py",
+        "test_agent_lost.py",
+        "test_ondevice.py",
+        "test_serial.py",
+        "test_config.py::test_settings",
+        "test_install.py::TestBoard",
+    )
+)
+"""Which share no device with others, and take minutes."""
+
+
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types
-    """Each worker gets a test at a time, but one of them all that need devices: they share those."""
+    """Each worker gets a test at a time, but one of them all that share devices, one those that boot their own."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(OWN_DEVICES):
+            return "own devices"
         return "devices" if nodeid.startswith("tests/device/") else nodeid
 
 

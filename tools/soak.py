@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m tools.soak [SECONDS]: zc_soak for so long, its record in docs/soak.md.
+"""python -m tools.soak [SECONDS]: zc_soak for so long, zc_heap for a quarter of it, their record in docs/soak.md.
 
 SEED in the environment repeats a run's operations; else it is random.
 """
@@ -17,8 +17,10 @@ from typing import Any
 
 from bench.report.table import mib, table
 
-PROGRAM, RECORD = Path("build/host/zc_soak"), Path("docs/soak.md")
+PROGRAM, HEAP, RECORD = Path("build/host/zc_soak"), Path("build/host/zc_heap"), Path("docs/soak.md")
 SECONDS = 1200
+HEAP_PART = 1 / 4
+"""Of that long, for heaps."""
 KEYS = 20_000
 """Of a thread in each pool."""
 DIFFERENCE = 0.02
@@ -27,6 +29,13 @@ LEFT = 4 << 20
 """Bytes that the OS may count beyond used_bytes when all is flushed."""
 CURVE = 20
 """Lines of the memory curve in the record."""
+
+HEAPS = [("thread", "move"), ("thread", "remap"), ("sigbus", "move"), ("sigbus", "remap")]
+"""Who answers faults, how pages are moved: see zc_heap.c."""
+HEAP_CODECS = ("lz4", "zstd")
+HEAP_THREADS = 3
+HEAP_BUDGET = 1 << 20
+"""Bytes; the threads use eight times as much."""
 
 Facts = dict[str, Any]
 
@@ -52,7 +61,15 @@ asked for: {ephemeral_lost}.
 
 ## Memory
 
-{curve}"""
+{curve}
+## The compressed heap
+
+Then {heap_seconds} s of heaps, one after another: {heap_threads} threads write and read pages, and hand them to
+system calls, pinned and not, while pages are evicted, fetched, pinned and recompressed, and the budget changes,
+{heap_budget} KiB at most, an eighth of what they use. Each thread knows what is in its pages; none was wrong. A system
+call on a page that was not pinned may fail, or stop short; none on a pinned one did.
+
+{heaps}"""
 
 
 def soak(program: Path, seconds: float, seed: int, keys: int = KEYS) -> Facts:
@@ -70,6 +87,39 @@ def soak(program: Path, seconds: float, seed: int, keys: int = KEYS) -> Facts:
     return facts
 
 
+def soak_heap(program: Path, faults: str, by: str, codec: str, seconds: int, seed: int) -> Facts:
+    """What zc_heap counted; RuntimeError where it broke."""
+    command = [program, "stress", faults, by, codec, HEAP_THREADS, f"{seconds}s", seed, HEAP_BUDGET]
+    words = list(map(str, command))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=seconds * 2 + 120, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(words)}: ended with {done.returncode}: {done.stderr[-3000:]}")
+    counts = (part.split() for part in done.stdout.split(", "))
+    return {"faults": faults, "by": by, "codec": codec, "seconds": seconds} | {
+        name: int(count) for count, name in counts
+    }
+
+
+def soak_heaps(program: Path, seconds: float, seed: int) -> list[Facts]:
+    """Each of HEAPS with each codec, a second at least."""
+    ways = [(faults, by, codec) for faults, by in HEAPS for codec in HEAP_CODECS]
+    each = max(1, round(seconds / len(ways)))
+    return [soak_heap(program, *way, each, seed + number) for number, way in enumerate(ways)]
+
+
+def heaps_table(heaps: list[Facts]) -> str:
+    columns = {
+        "operations": "ops",
+        "put away": "evicted",
+        "brought back": "stored",
+        "not taken by the pool": "refused",
+        "system calls": "calls",
+        "of these failed": "failed",
+    }
+    rows = [[way["faults"], way["by"], way["codec"], *(way[name] for name in columns.values())] for way in heaps]
+    return table(["faults by", "moved by", "codec", *columns], rows, left=3)
+
+
 def shortcomings(facts: Facts) -> Iterator[str]:
     """What the run did not meet, though nothing broke."""
     if facts["compared"] and facts["worst_difference"] > DIFFERENCE:
@@ -78,7 +128,14 @@ def shortcomings(facts: Facts) -> Iterator[str]:
         yield f"the OS counts {facts['left_bytes']} bytes beyond used_bytes when all is flushed"
 
 
-def render(facts: Facts) -> str:
+def heap_shortcomings(heaps: list[Facts]) -> Iterator[str]:
+    for way in heaps:
+        for count in ("evicted", "stored", "refused", "calls", "failed"):
+            if not way[count]:
+                yield f"heap, {way['faults']}, {way['by']}, {way['codec']}: {count} is 0: run it for longer"
+
+
+def render(facts: Facts, heaps: list[Facts]) -> str:
     ops, curve = facts["ops"], facts["curve"]
     lines = [curve[i * len(curve) // CURVE] for i in range(CURVE)] if len(curve) > CURVE else curve
     rows = [
@@ -96,21 +153,26 @@ def render(facts: Facts) -> str:
         left=facts["left_bytes"] / 1024,
         faults=table(["system call", "times"], facts["faults"].items()),
         curve=table(["seconds", "used_bytes, MiB", "OS, MiB", "pages in backing stores"], rows, left=0),
+        heap_seconds=sum(way["seconds"] for way in heaps),
+        heap_threads=HEAP_THREADS,
+        heap_budget=HEAP_BUDGET >> 10,
+        heaps=heaps_table(heaps),
     )
 
 
 def main() -> int:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
     seed = int(os.environ.get("SEED") or random.getrandbits(32))
-    until = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
+    until = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds * (1 + HEAP_PART)))
     print(f"soak: seed {seed}, until {until}", file=sys.stderr, flush=True)
     try:
         facts = soak(PROGRAM, seconds, seed)
+        heaps = soak_heaps(HEAP, seconds * HEAP_PART, seed)
     except RuntimeError as error:
         print(f"soak: {error}", file=sys.stderr)
         return 1
-    RECORD.write_text(render(facts))
-    wrong = list(shortcomings(facts))
+    RECORD.write_text(render(facts, heaps))
+    wrong = [*shortcomings(facts), *heap_shortcomings(heaps)]
     for line in wrong:
         print(f"soak: {line}", file=sys.stderr)
     print(f"soak: {RECORD} is written", file=sys.stderr)

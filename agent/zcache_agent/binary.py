@@ -105,7 +105,7 @@ def _choose_bundled(device: Device, is_local: bool, abi: str | None) -> Path:
             raise Usage(f"--abi {abi}: there is no zcached for it", hint=f"there are: {', '.join(have) or 'none'}")
         return have[abi]
     for name in (*(("host",) if is_local else ()), *device.abis):
-        if name in have:
+        if name in have and (name != "host" or read_binary(have[name]).abi in device.abis):
             return have[name]
     raise DeployFailed(
         f"{device.serial} runs {', '.join(device.abis)}; there is no zcached for it",

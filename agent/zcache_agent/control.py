@@ -79,11 +79,11 @@ class ControlClient:
 
     def get(self, path: str) -> str:
         """A node's value; a table's lines with newlines between them."""
-        return self._ask("get", _quoted(path)).removesuffix("\n")
+        return self._ask("get", quoted(path)).removesuffix("\n")
 
     def set(self, *pairs: tuple[str, str]) -> None:
         """All of them or none."""
-        self._ask("set", *(_quoted(word) for pair in pairs for word in pair))
+        self._ask("set", *(quoted(word) for pair in pairs for word in pair))
 
     def list(self, path: str = "") -> list[str]:
         """Names in a directory; those of directories end with a slash."""
@@ -142,7 +142,7 @@ class ControlClient:
         self._received += data
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """A word of a request: in quotes where it would not be one without."""
     if word and not re.search(r'[\s"]', word):
         return word
@@ -150,7 +150,7 @@ def _quoted(word: str) -> str:
 
 
 def _optional(path: str) -> list[str]:
-    return [_quoted(path)] if path else []
+    return [quoted(path)] if path else []
 
 
 def _split(line: str) -> tuple[str, str]:

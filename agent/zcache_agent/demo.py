@@ -7,16 +7,17 @@ What it makes (processes, pools, files, and the daemon where none ran) is gone w
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from .control import ControlClient
+from .counters import parse_histogram
 from .daemon import Daemon, find
 from .deploy import Options, down, up
 from .errors import DaemonAbsent, ZcacheError
-from .replay import Progress, Report, parse_histogram, replay_process, replay_source
+from .replay import Progress, Report, replay_process, replay_source
 from .sources import open_source
 from .transport.base import Transport
 from .transport.local import LocalTransport
@@ -187,16 +188,21 @@ class Demo:
     def libraries(self, progress: Progress) -> Iterator[Path]:
         """A tar of some of the device's libraries, on this machine while the block runs."""
         limit = self._size.library_bytes
-        with tempfile.NamedTemporaryFile(prefix="zcache-demo-", suffix=".tar") as file:
-            stream = self.daemon.transport.open_command(["sh", "-c", _COLLECT, "sh", str(limit)])
-            try:
-                while data := stream.read(1 << 20):
-                    file.write(data)
-                    progress(min(1, file.tell() / limit), "collecting libraries")
-            finally:
-                stream.close()
-            file.flush()
-            yield Path(file.name)
+        tar = Path(tempfile.gettempdir(), f"zcache-demo-{secrets.token_hex(8)}.tar")
+        try:  # named before it exists: whoever is ended while it is made leaves nothing either
+            self._collect(tar, limit, progress)
+            yield tar
+        finally:
+            tar.unlink(missing_ok=True)
+
+    def _collect(self, tar: Path, limit: int, progress: Progress) -> None:
+        with (
+            tar.open("xb") as file,
+            closing(self.daemon.transport.open_command(["sh", "-c", _COLLECT, "sh", str(limit)])) as stream,
+        ):
+            while data := stream.read(1 << 20):
+                file.write(data)
+                progress(min(1, file.tell() / limit), "collecting libraries")
 
     def run_thresholds(self, tar: Path, progress: Progress) -> Iterator[Threshold]:
         """The same files again and again into the ephemeral pool, while what it accepts gets less."""

@@ -4,21 +4,23 @@
 import contextlib
 import errno
 import hashlib
+import re
 import secrets
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from . import __version__
+from . import __version__, apply
 from .binary import Binary, DeployFailed, choose_binary
 from .control import ControlClient
 from .daemon import (
-    ALIVE,
     ROOT_DIRECTORIES,
     ROOT_MARK,
     SHELL_DIRECTORY,
     STAGES,
+    START,
     Daemon,
     find,
     find_all,
@@ -27,11 +29,15 @@ from .daemon import (
 from .device import Device, Rights, find_root, look, run_script
 from .errors import DaemonAbsent, NoDevice, Refused, Usage, ZcacheError
 from .lock import alone_on
+from .ondevice.process import end_agent, remove_agent
 from .transport.base import Transport
 from .transport.local import LocalTransport
 
-_FILES = ("zcached", "zcached.lock", "zcached.state", "zcached.log", "zcached.log.1", "control.sock", "data.sock")
+_FILES = ("zcached", "zcached.lock", "zcached.state", "zcached.log", "zcached.log.1", "control.sock", "data.sock",
+          "zcached.settings", "zcached.apply.lock", "zcached.apply.new", "zcached.outcome")  # fmt: skip
 _NEW = "zcached.new-"
+_PART = "zcached.part-"
+"""What a transport has of a push that was cut off."""
 _SPARE = 64 * 1024
 """Bytes that a directory needs besides the program."""
 _LARGEST_PROGRAM = 64 * 1024 * 1024
@@ -69,7 +75,7 @@ class Started:
 def up(transport: Transport, options: Options, step: Step = _silent) -> Started:
     """Brings the daemon to run. When that fails nothing new stays on the device, and a daemon that was to be replaced
     runs again, without its pages."""
-    with _alone(transport):
+    with alone(transport):
         return _up(transport, options, step)
 
 
@@ -81,11 +87,13 @@ def _up(transport: Transport, options: Options, step: Step) -> Started:
     if old and not options.replace:
         _check_same(old, binary, options)
         return Started(old, False)
-    if old and not options.force:
-        check_nothing_held(old)
+    if old:
+        check_not_swap(old)
+        if not options.force:
+            check_nothing_held(old)
     place = _choose_place(transport, device, options)
-    with _undone_on_failure(transport, place):
-        new = _install(transport, place, binary, step)
+    with undone_on_failure(place):
+        new = _install(place, binary, step)
         step(0.8, "starting")
         if old:
             stop(old, options.force)
@@ -94,7 +102,8 @@ def _up(transport: Transport, options: Options, step: Step) -> Started:
     return Started(daemon, True)
 
 
-def _alone(transport: Transport) -> contextlib.AbstractContextManager[None]:
+def alone(transport: Transport) -> contextlib.AbstractContextManager[None]:
+    """No other command of this user's changes the device meanwhile."""
     device = transport.directory if isinstance(transport, LocalTransport) else transport.serial
     return alone_on(device, transport.timeout)
 
@@ -110,7 +119,7 @@ def _check_same(running: Daemon, binary: Binary, options: Options) -> None:
     """DaemonAbsent: the daemon that runs is not what was asked for."""
     page_size = int(running.state["page_size"])
     wrong = ""
-    if options.binary and _sha256(running, running.program) != binary.sha256:
+    if options.binary and sha256_of(running, running.program) != binary.sha256:
         wrong = f"{options.binary} is another build"
     elif not options.binary and running.version != __version__:
         wrong = f"this agent brings {__version__}"
@@ -135,11 +144,19 @@ def _unsaved(control: ControlClient) -> int:
         return int(control.get("stats/pers_zpages"))  # a daemon that knows no backing stores
 
 
+def _mounted(control: ControlClient) -> str:
+    """The block cache's device, if it is in use; or nothing."""
+    try:
+        return control.get("blockcache/device") if control.get("blockcache/in_use") == "1" else ""
+    except Refused:
+        return ""  # a daemon that knows no block cache
+
+
 def check_nothing_held(daemon: Daemon) -> None:
-    """Refused: it holds pages that exist nowhere else."""
+    """Refused: it holds pages that exist nowhere else, or what is mounted would fail without it."""
     try:
         with daemon.control() as control:
-            held = _unsaved(control)
+            held, mounted = _unsaved(control), _mounted(control)
     except DaemonAbsent as error:
         if error.name != "abi_mismatch":
             return  # it has ended meanwhile
@@ -148,11 +165,32 @@ def check_nothing_held(daemon: Daemon) -> None:
             name="pages_held",
             hint="--force ends it all the same",
         ) from error
+    if mounted:
+        raise Refused(
+            f"{daemon.transport.serial}: {mounted}, the block cache's device, is mounted or in use",
+            name="mounted",
+            hint=f"umount {mounted}, or give --force, which fails what it is asked from then on",
+        )
     if held:
         raise Refused(
             f"{daemon.transport.serial}: {held} persistent pages are held and would be lost",
             name="pages_held",
             hint="flush them, destroy their pools, set a backing store, or give --force",
+        )
+
+
+def check_not_swap(daemon: Daemon) -> None:
+    """Refused: the kernel swaps to it. Killed, it would take other programs' memory along; no force allows that."""
+    device = "none"
+    if not re.search(r"^/\S*/(ublkb|nbd)\d", daemon.transport.run(["cat", "/proc/swaps"]).text, re.MULTILINE):
+        return  # not even a daemon that does not answer has it
+    with contextlib.suppress(ZcacheError), daemon.control() as control:
+        device = control.get("swap/device")
+    if device != "none":
+        raise Refused(
+            f"{daemon.transport.serial}: the kernel swaps to {device}, which this zcached serves",
+            name="swap_on",
+            hint="zcache swap off",
         )
 
 
@@ -172,7 +210,7 @@ def _choose_place(transport: Transport, device: Device, options: Options) -> Dae
 
 
 @contextlib.contextmanager
-def _undone_on_failure(transport: Transport, place: Daemon) -> Iterator[None]:
+def undone_on_failure(place: Daemon) -> Iterator[None]:
     """Removes what is half done. From a device that is lost, the next `up` or `down` does."""
     try:
         yield
@@ -180,30 +218,49 @@ def _undone_on_failure(transport: Transport, place: Daemon) -> Iterator[None]:
         raise
     except BaseException:
         with contextlib.suppress(ZcacheError):
-            _remove_temporary(transport, place)
+            _remove_temporary(place)
             place.run(["rmdir", place.directory])  # fails where something is in it, and shall
         raise
 
 
-def _remove_temporary(transport: Transport, place: Daemon) -> None:
-    run_script(transport, f"rm -f {' '.join(f'{stage}/{_NEW}*' for stage in STAGES)}")
-    run_script(transport, f"rm -f {shlex.quote(place.directory)}/{_NEW}*", place.rights)
+def _remove_temporary(place: Daemon) -> None:
+    run_script(place.transport, f"rm -f {' '.join(f'{stage}/{_NEW}*' for stage in STAGES)}")
+    run_script(place.transport, f"rm -f {shlex.quote(place.directory)}/{_NEW}*", place.rights)
 
 
-def _install(transport: Transport, place: Daemon, binary: Binary, step: Step) -> str:
+def _install(place: Daemon, binary: Binary, step: Step) -> str:
     """Copies the program into the directory under a temporary name, which it returns, and verifies the copy."""
     _make_directory(place)
-    _remove_temporary(transport, place)
+    _remove_temporary(place)
+    return copy_in(place, binary, step)
+
+
+class Cargo(Protocol):
+    """A file of this machine."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+def copy_in(place: Daemon, cargo: Cargo, step: Step = _silent) -> str:
+    """Copies a file into zcache's directory under a temporary name, which it returns, and verifies the copy."""
+    transport = place.transport
     name = f"{_NEW}{secrets.token_hex(4)}"
     target = f"{place.directory}/{name}"
-    pushed = target if place.rights is Rights.OWN else f"{_stage(transport)}/{name}"
-    _check_space(place, binary.size)
+    pushed = target if place.rights is Rights.OWN else f"{find_stage(transport)}/{name}"
+    _check_space(place, cargo)
     step(0.1, "copying")
     try:
-        transport.push(binary.path, pushed, 0o700, lambda done, size: step(0.1 + 0.6 * done / size, "copying"))
+        transport.push(cargo.path, pushed, 0o700, lambda done, size: step(0.1 + 0.6 * done / size, "copying"))
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise _no_space(place, binary.size) from error
+            raise _no_space(place, cargo) from error
         raise DeployFailed(f"{transport.serial}: {pushed}: {error.strerror}", name=_errno_name(error)) from error
     if pushed != target:
         moved = run_script(transport, f"cp {pushed} {target} && rm {pushed} && chown 0:0 {target}", place.rights)
@@ -211,9 +268,9 @@ def _install(transport: Transport, place: Daemon, binary: Binary, step: Step) ->
             raise DeployFailed(f"{transport.serial}: {moved.complaint}")
     place.run(["chmod", "700", target])
     step(0.7, "verifying")
-    if (found := _sha256(place, target)) != binary.sha256:
+    if (found := sha256_of(place, target)) != cargo.sha256:
         raise DeployFailed(
-            f"{transport.serial}: the copy of {binary.path} is damaged: SHA-256 {found} instead of {binary.sha256}",
+            f"{transport.serial}: the copy of {cargo.path} is damaged: SHA-256 {found} instead of {cargo.sha256}",
             name="damaged",
             hint="try again; check the cable and the device's storage",
         )
@@ -233,7 +290,7 @@ def _make_directory(place: Daemon) -> None:
         raise DeployFailed(f"{place.transport.serial}: {made.complaint}", name="no_directory", hint=hint)
 
 
-def _stage(transport: Transport) -> str:
+def find_stage(transport: Transport) -> str:
     """A directory to push to where the target is another user's."""
     found = run_script(transport, f"for d in {' '.join(STAGES)}; do [ -w $d ] && echo $d && break; done").text
     if not found:
@@ -241,10 +298,10 @@ def _stage(transport: Transport) -> str:
     return found
 
 
-def _check_space(place: Daemon, size: int) -> None:
+def _check_space(place: Daemon, cargo: Cargo) -> None:
     free = _free_bytes(place)
-    if free is not None and free < size + _SPARE:
-        raise _no_space(place, size)
+    if free is not None and free < cargo.size + _SPARE:
+        raise _no_space(place, cargo)
 
 
 def _free_bytes(place: Daemon) -> int | None:
@@ -254,11 +311,12 @@ def _free_bytes(place: Daemon) -> int | None:
     return int(words[3]) * 1024 if len(words) > 3 and words[3].isdecimal() else None
 
 
-def _no_space(place: Daemon, size: int) -> DeployFailed:
+def _no_space(place: Daemon, cargo: Cargo) -> DeployFailed:
     free = _free_bytes(place)
     has = "too little" if free is None else f"{free} bytes"
     return DeployFailed(
-        f"{place.transport.serial}: no space: {place.directory} has {has} free, zcached needs {size + _SPARE} bytes",
+        f"{place.transport.serial}: no space: {place.directory} has {has} free,"
+        f" {cargo.path.name} needs {cargo.size + _SPARE} bytes",
         name="ENOSPC",
         hint="free some space there",
     )
@@ -268,12 +326,16 @@ def _errno_name(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, DeployFailed.default_name)
 
 
-def _sha256(place: Daemon, path: str) -> str:
-    file = shlex.quote(path)
-    script = f"sha256sum {file} || toybox sha256sum {file} || busybox sha256sum {file}"
-    words = run_script(place.transport, f"{{ {script}; }} 2>/dev/null", place.rights).text.split()
-    if words and len(words[0]) == 64:
-        return words[0]
+SUM = r"""
+sum() { { sha256sum "$1" || toybox sha256sum "$1" || busybox sha256sum "$1"; } 2>/dev/null | cut -c 1-64; }
+"""
+"""The SHA-256 of a file, in a shell: where one of these programs is."""
+
+
+def sha256_of(place: Daemon, path: str) -> str:
+    found = run_script(place.transport, f"{SUM}sum {shlex.quote(path)}", place.rights).text
+    if len(found) == 64:
+        return found
     if place.rights is not Rights.OWN:
         return hashlib.sha256(place.run(["cat", path]).stdout).hexdigest()
     try:
@@ -304,20 +366,8 @@ def _switch(place: Daemon, new: str, old: Daemon | None, options: Options) -> Da
     if old:
         old.run(["rm", "-f", kept])
         if old.directory != place.directory:
-            _remove(old)
+            _remove_with_agent(old)
     return daemon
-
-
-_START = """
-if [ "$(id -u)" = 0 ] && [ "$1" != local ]; then
-    # Init kills what is in adbd's cgroups when adbd ends.
-    for file in /sys/fs/cgroup/cgroup.procs /acct/cgroup.procs /dev/memcg/cgroup.procs /dev/cpuctl/cgroup.procs; do
-        [ -w $file ] && echo $$ >$file
-    done 2>/dev/null
-fi
-shift
-exec "$@"
-"""
 
 
 def start(place: Daemon, page_size: int | None) -> None:
@@ -329,7 +379,7 @@ def start(place: Daemon, page_size: int | None) -> None:
     if not place.transport.is_local:
         command += ["--abstract"]
     kind = "local" if place.transport.is_local else "remote"
-    started = place.run(["sh", "-c", _START, "sh", kind, *command])
+    started = place.run(["sh", "-c", START, "sh", kind, *command])
     if started.code == 0:
         return
     if started.code in (126, 127):
@@ -348,49 +398,41 @@ def _answering(place: Daemon) -> Daemon:
         raise DeployFailed(f"{place.transport.serial}: {place.program} said that it is ready, and is not there")
     try:
         there[0].control().close()
-        _mark(place)
+        mark(place.transport, place.rights)
     except DaemonAbsent:
         stop(there[0], force=True)
         raise
     return there[0]
 
 
-def _mark(place: Daemon) -> None:
+def mark(transport: Transport, rights: Rights) -> None:
     """Remembers which rights reach the daemon, where the transport's own do not."""
-    if place.rights is not Rights.OWN:
-        stage = _stage(place.transport)
-        run_script(place.transport, f"umask 077; echo {shlex.quote(place.rights.value)} >{stage}/{ROOT_MARK}")
+    if rights is not Rights.OWN:
+        run_script(transport, f"umask 077; echo {shlex.quote(rights.value)} >{find_stage(transport)}/{ROOT_MARK}")
+
+
+def unmark(transport: Transport) -> None:
+    run_script(transport, f"rm -f {' '.join(f'{stage}/{ROOT_MARK}' for stage in STAGES)}")
 
 
 def down(transport: Transport, *, force: bool) -> list[Daemon]:
     """Ends the daemon and removes all that `up` brought; returns what there was. Refused: persistent pages are held."""
-    with _alone(transport):
+    with alone(transport):
         there = find_all(transport)
+        with contextlib.suppress(*([Refused] if force else [])):
+            apply.settle(there)
         for daemon in there:
-            if daemon.alive and not force:
-                check_nothing_held(daemon)
+            if daemon.alive:
+                check_not_swap(daemon)
+                if not force:
+                    check_nothing_held(daemon)
         for daemon in there:
             stop(daemon, force)
-            _remove(daemon)
+            _remove_with_agent(daemon)
         if any(daemon.rights is not Rights.OWN for daemon in there):
-            run_script(transport, f"rm -f {' '.join(f'{stage}/{ROOT_MARK}' for stage in STAGES)}")
+            unmark(transport)
+        transport.forget()
         return there
-
-
-_STOP = (
-    ALIVE
-    + r"""
-alive "$1" && kill -TERM "$1"
-tries=0
-while alive "$1"; do
-    [ $tries -lt "$2" ] || exit 9
-    [ $tries -lt "$3" ] || kill -KILL "$1"
-    tries=$((tries + 1))
-    sleep 0.1 2>/dev/null || sleep 1
-done
-exit 0
-"""
-)
 
 
 def _saving_seconds(daemon: Daemon) -> int:
@@ -411,9 +453,8 @@ def stop(daemon: Daemon, force: bool) -> None:
         return
     seconds = _STOP_SECONDS + (0 if force else _saving_seconds(daemon))
     patience = 10 * seconds
-    limits = (2 * patience, patience) if force else (patience, patience)
-    stopped = daemon.run(["sh", "-c", _STOP, "sh", str(daemon.pid), *map(str, limits)], timeout=4 * seconds)
-    if stopped.code != 0:
+    last = 2 * patience if force else patience
+    if not daemon.end("alive", str(daemon.pid), patience=patience, last=last, timeout=4 * seconds):
         raise DeployFailed(
             f"{daemon.transport.serial}: zcached (pid {daemon.pid}) does not end",
             name="does_not_end",
@@ -421,8 +462,16 @@ def stop(daemon: Daemon, force: bool) -> None:
         )
 
 
+def _remove_with_agent(daemon: Daemon) -> None:
+    end_agent(daemon)
+    remove_agent(daemon, keep_log=False)
+    _remove(daemon)
+
+
 def _remove(daemon: Daemon) -> None:
-    """Removes what zcache keeps in a directory, and the directory if nothing else is in it."""
+    """Removes what zcached keeps in a directory, and the directory if nothing else is in it."""
     directory = shlex.quote(daemon.directory)
-    script = f"cd {directory} && rm -f {' '.join(_FILES)} {_NEW}* && cd / && rmdir {directory} 2>/dev/null; exit 0"
+    script = (
+        f"cd {directory} && rm -f {' '.join(_FILES)} {_NEW}* {_PART}* && cd / && rmdir {directory} 2>/dev/null; exit 0"
+    )
     run_script(daemon.transport, script, daemon.rights)

@@ -102,6 +102,8 @@ class Device:
     ublk: str
     nbd: str
     zswap: bool
+    zswap_on: bool
+    """It is in front of all swap devices, zcache's too: pages are compressed twice."""
     psi: bool
     swaps: tuple[str, ...]
     """Paths of the swap areas in use."""
@@ -176,6 +178,7 @@ module zram zram /sys/class/zram-control /sys/block/zram0
 module ublk ublk_drv /dev/ublk-control
 module nbd nbd /sys/block/nbd0 /dev/nbd0
 [ -e /sys/module/zswap/parameters/enabled ] && say zswap yes
+[ "$(cat /sys/module/zswap/parameters/enabled 2>/dev/null)" = Y ] && say zswap_on yes
 [ -e /proc/pressure/memory ] && say psi yes
 while read -r area _; do
     say swap "$area"
@@ -218,6 +221,7 @@ def look(transport: Transport) -> Device:
         ublk=facts.get("ublk", "no"),
         nbd=facts.get("nbd", "no"),
         zswap=facts.get("zswap") == "yes",
+        zswap_on=facts.get("zswap_on") == "yes",
         psi=facts.get("psi") == "yes",
         swaps=tuple(path for path in swaps if path.startswith("/")),
     )

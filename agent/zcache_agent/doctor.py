@@ -9,7 +9,8 @@ from typing import Any
 
 from .binary import choose_binary
 from .control import number
-from .daemon import SHELL_DIRECTORY, Daemon, find
+from .daemon import Daemon, find
+from .deploy import find_stage
 from .device import Device, Probe, Root, Use, find_root, look, uses
 from .errors import DaemonAbsent, NoDevice, Usage
 from .transport.base import Completed, Transport
@@ -47,23 +48,25 @@ def examine(transport: Transport, step: Step = _silent) -> Examination:
     step(0.3, "asking for root")
     root = find_root(transport, device.uid)
     step(0.6, "trying the program")
-    probe = _probe(transport, device, daemon)
+    probe = _probe(transport, device, daemon, step)
     return Examination(device, root, probe, uses(device, root, probe), daemon)
 
 
-def _probe(transport: Transport, device: Device, daemon: Daemon | None) -> Probe:
+def _probe(transport: Transport, device: Device, daemon: Daemon | None, step: Step) -> Probe:
     """Runs the program that is there, or a copy that is removed afterwards."""
     if daemon:
         return _parse(daemon.run([daemon.program, "probe"]))
     try:
         binary = choose_binary(device, transport.is_local)
+        if transport.is_local:
+            return _parse(transport.run([str(binary.path), "probe"]))
+        target = f"{find_stage(transport)}/zcache-probe-{secrets.token_hex(4)}"
     except (DaemonAbsent, Usage) as error:
         return Probe(failure=error.message)
-    if transport.is_local:
-        return _parse(transport.run([str(binary.path), "probe"]))
-    target = f"{SHELL_DIRECTORY}-probe-{secrets.token_hex(4)}"
     try:
-        transport.push(binary.path, target, 0o700)
+        transport.push(
+            binary.path, target, 0o700, lambda done, size: step(0.6 + 0.4 * done / size, "trying the program")
+        )
         return _parse(transport.run([target, "probe"]))
     except OSError as error:
         return Probe(failure=f"{target}: {error.strerror}")

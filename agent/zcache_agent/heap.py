@@ -25,6 +25,8 @@ from typing import Literal, Self
 
 from . import __version__
 from .errors import ZcacheError
+from .library import NoLibrary as NoLibrary
+from .library import load
 
 Faults = Literal["thread", "sigbus"]
 """Who brings a page back that is touched: a thread of the heap's, or, faster, a handler of SIGBUS in the thread that
@@ -38,12 +40,6 @@ class HeapFailed(ZcacheError):
     """The heap cannot do that; `name` is the error's, e.g. EPERM."""
 
     default_name = "heap_failed"
-
-
-class NoLibrary(ZcacheError):
-    """There is no libzcache that could be used."""
-
-    default_name = "no_library"
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,7 @@ class Stats:
     faults_waiting: int
     faults_stored: int
     faults_delegated: int
+    read_ahead: int
     evicted: int
     refused: int
     lost: int
@@ -78,7 +75,7 @@ class _PoolConfig(Structure):
 
 
 class _HeapConfig(Structure):
-    _fields_ = [("budget", c_uint64), ("faults", c_int), ("without", c_uint)]
+    _fields_ = [("budget", c_uint64), ("faults", c_int), ("without", c_uint), ("ahead", c_uint)]
 
 
 # name → result, arguments
@@ -115,19 +112,13 @@ def library_path() -> str:
 
 @cache
 def _load(path: str) -> CDLL:
-    try:
-        library = CDLL(path)
-        for name, (result, arguments) in _FUNCTIONS.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:
-        raise NoLibrary(f"{path}: {error}", hint="name a libzcache.so: ZCACHE_LIBRARY=FILE") from error
-    version = library.zc_version().decode()
-    if version != __version__:
-        raise NoLibrary(
-            f"{path}: is version {version}, the agent {__version__}", hint="name one of the agent's version"
-        )
-    return library
+    return load(
+        path,
+        _FUNCTIONS,
+        __version__,
+        hint="name a libzcache.so: ZCACHE_LIBRARY=FILE",
+        version_hint="name one of the agent's version",
+    )
 
 
 def _checked(result: int, what: str, why: str = "") -> int:

@@ -2,15 +2,20 @@
 """Keeps this user's commands from changing the same device at the same time."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import DaemonAbsent
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 _POLL_SECONDS = 0.1
 
@@ -19,7 +24,8 @@ _POLL_SECONDS = 0.1
 def alone_on(device: str, timeout: float) -> Iterator[None]:
     """Waits until nobody else is at work on the device, at most `timeout` seconds. Ends with the process."""
     key = hashlib.sha256(device.encode()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir()) / f"zcache-{os.getuid()}-{key}.lock"
+    user = os.getuid() if sys.platform != "win32" else "user"  # there each has a temporary directory of its own
+    path = Path(tempfile.gettempdir()) / f"zcache-{user}-{key}.lock"
     end = time.monotonic() + timeout
     while (held := _try(path)) is None:
         if time.monotonic() > end:
@@ -28,18 +34,27 @@ def alone_on(device: str, timeout: float) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is gone; or Windows, which removes no open file
+            path.unlink()
         os.close(held)
 
 
 def _try(path: Path) -> int | None:
     """A descriptor of the locked file, or None: somebody else has it."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file)
         if os.fstat(file).st_nlink:  # else its last holder has removed it
             return file
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):
         pass
     os.close(file)
     return None
+
+
+def _lock(file: int) -> None:
+    """OSError: somebody else has it."""
+    if sys.platform == "win32":
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Client of the data plane. native/include/zcache/proto.h states the wire format, docs/protocol.md explains it."""
 
-import fcntl
 import itertools
 import mmap
 import os
@@ -33,6 +32,11 @@ RESULT = struct.Struct("<iI")
 HELLO = struct.Struct("<IIII32s")
 POOL = struct.Struct("<II")
 DICTIONARY = struct.Struct("<II")
+RECORD = struct.Struct("<II")
+RECORDING = struct.Struct("<II")
+RECORDED = struct.Struct("<QQ")
+EVENT_BYTES = 32
+MAX_EVENTS = 8192
 
 # Linux's generic errno numbers, which the wire carries whatever this machine calls them.
 ERRNO_NAMES = {
@@ -53,6 +57,7 @@ class Op(IntEnum):
     FLUSH_OBJECT = 7
     DESTROY_POOL = 8
     DICTIONARY = 9
+    RECORD = 10
 
     @property
     def has_results(self) -> bool:
@@ -232,6 +237,30 @@ def _text(raw: bytes) -> str:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What a recording noted since it was asked last."""
+
+    time_us: int
+    """Since it began."""
+    lost: int
+    """Events that nobody took in time, since then."""
+    events: bytes
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        if len(payload) < RECORDED.size or (len(payload) - RECORDED.size) % EVENT_BYTES:
+            raise ProtocolError(f"{len(payload)} bytes are no events of {EVENT_BYTES}")
+        time_us, lost = RECORDED.unpack_from(payload)
+        return cls(time_us, lost, payload[RECORDED.size :])
+
+
+def record_request(pool: str, every: int, tries: Sequence[str]) -> Request:
+    """`tries`: codecs as SPEC or SPEC*PAGES."""
+    text = b"".join(part.encode() + b"\0" for part in (pool, *tries))
+    return Request(Op.RECORD, payload=RECORD.pack(every, 0) + text)
+
+
+@dataclass(frozen=True)
 class Run:
     """Keys next to each other: (pool, object, index), (pool, object, index + 1), …"""
 
@@ -259,6 +288,8 @@ class Segment:
     """Memory shared with the daemon, sealed as it demands: one region for each request in flight."""
 
     def __init__(self, regions: int, region_size: int) -> None:
+        import fcntl  # not there on Windows, where no daemon is on the same machine
+
         self.size = regions * region_size
         self.region_size = region_size
         self.fd = os.memfd_create("zcache-pages", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -334,6 +365,18 @@ class PagesClient:
         _expect_size("dictionary", answer, DICTIONARY.size)
         number, _ = DICTIONARY.unpack(answer)
         return int(number)
+
+    def start_recording(self, pool: str, every: int, tries: Sequence[str]) -> None:
+        """The pool is recorded until this connection ends; take_events() gives what came. Refused: it cannot be."""
+        answer = self._call(record_request(pool, every, tries))
+        _expect_size("record", answer, RECORDING.size)
+        size, _ = RECORDING.unpack(answer)
+        if size != EVENT_BYTES:
+            raise ProtocolError(f"the daemon's events are {size} bytes, not {EVENT_BYTES}")
+
+    def take_events(self) -> Recorded:
+        """Refused: the pool was destroyed."""
+        return Recorded.parse(self._call(Request(Op.RECORD)))
 
     def share_memory(self) -> None:
         """From now on pages travel in a segment, where the daemon is a process of this machine."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from .control import ControlClient
+from .counters import parse_histogram
 from .daemon import Daemon
 from .errors import CheckFailed, DaemonAbsent, NoDevice, ProtocolError, Refused, Usage, ZcacheError
 from .pages import ENOENT, Kind, PagesClient, Pending, Pool, Refusal, Results, Run
@@ -213,10 +214,6 @@ def _measure(control: ControlClient, pool: str, page_size: int, report: Report) 
     if report.used_bytes:
         held = (report.stored + report.same_filled) * page_size
         report.effective_ratio = round(held / report.used_bytes, 3)
-
-
-def parse_histogram(table: str) -> list[list[int]]:
-    return [[int(word) for word in line.split()] for line in table.splitlines()]
 
 
 class Replay:

@@ -85,7 +85,7 @@ static struct zc_batch *new_batch(struct run *run)
 {
     struct zc_batch *batch;
 
-    if (zc_batch_create(run->backing, &batch) != 0)
+    if (zc_batch_create(run->backing, STORE_BYTES, &batch) != 0)
         die("out of memory", "batch");
     return batch;
 }

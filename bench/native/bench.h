@@ -40,6 +40,7 @@ void entropy(const struct options *options);
 void backing(const struct options *options);
 void cold(const struct options *options);
 void heap(const struct options *options);
+void record(const struct options *options);
 void codecs(const struct options *options);
 
 /* ---- common.c: the process, its clock, its output ---- */
@@ -85,6 +86,8 @@ void pages_load(struct pages *pages, const struct options *options, enum which_p
 void pages_free(struct pages *pages);
 /* Part `i` of `parts` alike. It is borrowed. */
 struct pages pages_part(const struct pages *pages, size_t i, size_t parts);
+/* At most `count` from the `from`th on. They are borrowed. */
+struct pages pages_from(const struct pages *pages, size_t from, size_t count);
 /* Page `i` of any number of distinct ones: a real page with its number stamped into it. */
 const char *distinct(const struct pages *pages, uint64_t i, char *page);
 /* Random, in one of four objects; distinct for distinct i below 2^32. */
@@ -100,13 +103,27 @@ enum alone_places {
 };
 
 struct alone *alone_new(const char *codec, const struct pages *pages, enum alone_places places);
+/* Another thread's: a state of its own, the buffers of `other`, which outlives it. */
+struct alone *alone_beside(const struct alone *other, const char *codec, size_t page_size);
 void alone_free(struct alone *alone);
-/* Nanoseconds a page. */
+/* Nanoseconds a page. Of ALONE_APART, a part of the pages will do. */
 double alone_put(struct alone *alone, const struct pages *pages);
 /* To `slots` pages in turns. */
 double alone_get(const struct alone *alone, const struct pages *pages, char *room, size_t slots);
 uint32_t alone_size(const struct alone *alone, size_t page); /* bytes, once it was put */
 const char *alone_bytes(const struct alone *alone);          /* the packed buffer */
+
+/* ---- mm_stat.c: a zram device's memory ---- */
+
+#define ZRAM_ENTRY 16u /* bytes, of its table, a page; not in `total` */
+
+struct zram_use {
+    uint64_t compressed, total; /* bytes: of the pages, of memory */
+    uint64_t same_filled, huge; /* pages; huge ones are kept as they are */
+};
+
+/* `device`: its file. */
+struct zram_use zram_use(const char *device);
 
 /* ---- instore.c: the store ---- */
 

@@ -15,6 +15,7 @@
  *   zc_bench backing FILE   a backing store and fio on the same file, which is made: --device
  *   zc_bench cold FILE      what has gone cold: memory and gets, by length of extents and level
  *   zc_bench heap FILE      the compressed heap, and swap on a zram device: --device
+ *   zc_bench record FILE    what a recording adds to a put, by what it tries
  *   zc_bench codecs         those of this build
  *
  * Each takes --page-size --rounds --most --allocator --codec --checksums. Times are nanoseconds a
@@ -35,7 +36,7 @@ static const struct {
     {"inproc", inproc},   {"socket", over_socket}, {"scale", scale},     {"used", used},
     {"zram", zram},       {"threads", threads},    {"compact", compact}, {"sizes", sizes},
     {"reclaim", reclaim}, {"entropy", entropy},    {"backing", backing}, {"cold", cold},
-    {"heap", heap},       {"codecs", codecs},
+    {"heap", heap},       {"record", record},      {"codecs", codecs},
 };
 
 static const struct option flags[] = {

@@ -99,10 +99,16 @@ void pages_free(struct pages *pages)
 struct pages pages_part(const struct pages *pages, size_t i, size_t parts)
 {
     size_t from = pages->count * i / parts, to = pages->count * (i + 1) / parts;
+
+    return pages_from(pages, from, to - from);
+}
+
+struct pages pages_from(const struct pages *pages, size_t from, size_t count)
+{
     struct pages part = *pages;
 
     part.first = pages->first + from;
-    part.count = to - from;
+    part.count = zc_min(count, pages->count - from);
     part.bytes = page_at(pages, from);
     return part;
 }

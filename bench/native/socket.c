@@ -10,7 +10,7 @@
 
 #include "base/base.h"
 #include "bench.h"
-#include "zcached/client.h"
+#include "zcached/commands/client.h"
 
 #define IN_FLIGHT 4u
 #define GET_SLOTS (BATCH * IN_FLIGHT)

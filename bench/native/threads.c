@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One thread and two, each pinned to a core of its own, in turns on the same pages: two share them, each
- * takes a half, in one pool ("same") or each in a pool of its own ("apart"). Also the codec alone by
- * two, which is what the machine can give. What the store's own thread does for the one is done on the
- * one's core: two cores are measured against one. Nanoseconds a page, of both together.
+ * One thread and two, each pinned to a core of its own, in turns on the same pages: two share them, in one
+ * pool ("same") or in two ("apart"). Each begins with a half (and a pool) of its own; who has done it helps
+ * the other, so that both work until the end, whatever the halves cost and whoever has the store's own
+ * thread beside it. Also the codec alone by two, which is what the machine can give. What the store's own
+ * thread does for the one is done on the one's core: two cores are measured against one. Nanoseconds a
+ * page, of both together.
  */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -14,74 +17,102 @@
 
 #define WORKERS 2u
 
-struct worker;
-typedef void work(struct worker *worker);
+struct share {
+    struct pages pages;
+    zc_pool *pool;
+    _Atomic size_t taken; /* pages */
+};
+
+struct team;
 
 struct worker {
+    struct team *team;
+    size_t number;
     pthread_t thread;
-    pthread_barrier_t *barrier;
-    unsigned cpu;
-    work *work;
-    struct pages pages;
     struct alone *alone;
-    zc_pool *pool;
     char *page;
     double start, end; /* nanoseconds */
 };
 
-static void put_alone(struct worker *worker)
+typedef void work(struct worker *worker, const struct pages *pages, zc_pool *pool);
+
+struct team {
+    size_t count;
+    struct share shares[WORKERS];
+    struct worker workers[WORKERS];
+    work *work;
+    pthread_barrier_t barrier;
+};
+
+static void put_alone(struct worker *worker, const struct pages *pages, zc_pool *pool)
 {
-    alone_put(worker->alone, &worker->pages);
+    (void)pool;
+    alone_put(worker->alone, pages);
 }
 
-static void get_alone(struct worker *worker)
+static void get_alone(struct worker *worker, const struct pages *pages, zc_pool *pool)
 {
-    alone_get(worker->alone, &worker->pages, worker->page, 1);
+    (void)pool;
+    alone_get(worker->alone, pages, worker->page, 1);
 }
 
-static void put_in_store(struct worker *worker)
+static void put_in_store(struct worker *worker, const struct pages *pages, zc_pool *pool)
 {
-    store_put(worker->pool, &worker->pages);
+    (void)worker;
+    store_put(pool, pages);
 }
 
-static void get_from_store(struct worker *worker)
+static void get_from_store(struct worker *worker, const struct pages *pages, zc_pool *pool)
 {
-    store_get(worker->pool, &worker->pages, worker->page, 1);
+    store_get(pool, pages, worker->page, 1);
+}
+
+static void work_on(struct worker *worker, struct share *share)
+{
+    for (;;) {
+        size_t at = atomic_fetch_add(&share->taken, BATCH);
+        if (at >= share->pages.count)
+            return;
+        struct pages batch = pages_from(&share->pages, at, BATCH);
+        worker->team->work(worker, &batch, share->pool);
+    }
 }
 
 static void *worker_main(void *arg)
 {
     struct worker *worker = arg;
+    struct team *team = worker->team;
 
-    run_on(worker->cpu, 0);
-    pthread_barrier_wait(worker->barrier);
+    run_on(worker->number ? OTHER_CPU : THIS_CPU, 0);
+    pthread_barrier_wait(&team->barrier);
     worker->start = now_ns();
-    worker->work(worker);
+    for (size_t i = 0; i < team->count; i++)
+        work_on(worker, &team->shares[(worker->number + i) % team->count]);
     worker->end = now_ns();
     return NULL;
 }
 
 /* All workers at once. Nanoseconds a page, of all. */
-static double run(struct worker *workers, size_t count, work *work)
+static double run(struct team *team, work *work)
 {
-    pthread_barrier_t barrier;
-    double start, end = 0;
+    double start = 0, end = 0;
     size_t pages = 0;
 
-    pthread_barrier_init(&barrier, NULL, (unsigned)count);
-    for (size_t i = 0; i < count; i++) {
-        workers[i].barrier = &barrier;
-        workers[i].work = work;
-        if (pthread_create(&workers[i].thread, NULL, worker_main, &workers[i]) != 0)
+    team->work = work;
+    pthread_barrier_init(&team->barrier, NULL, (unsigned)team->count);
+    for (size_t i = 0; i < team->count; i++) {
+        atomic_store(&team->shares[i].taken, 0);
+        if (pthread_create(&team->workers[i].thread, NULL, worker_main, &team->workers[i]) != 0)
             die("it cannot be started", "thread");
     }
-    for (size_t i = 0; i < count; i++) {
-        pthread_join(workers[i].thread, NULL);
-        start = i == 0 || workers[i].start < start ? workers[i].start : start;
-        end = workers[i].end > end ? workers[i].end : end;
-        pages += workers[i].pages.count;
+    for (size_t i = 0; i < team->count; i++) {
+        const struct worker *worker = &team->workers[i];
+        pthread_join(worker->thread, NULL);
+        start = i == 0 || worker->start < start ? worker->start : start;
+        end = worker->end > end ? worker->end : end;
+        pages += team->shares[i].pages.count;
     }
-    pthread_barrier_destroy(&barrier);
+    pthread_barrier_destroy(&team->barrier);
     return (end - start) / (double)pages;
 }
 
@@ -93,26 +124,23 @@ enum who { ALONE_ONE, ALONE_TWO, ONE, SAME, APART, WHO };
 static const char *const op_names[OPS] = {"_put_ns", "_again_ns", "_get_ns"};
 static const char *const who_names[WHO] = {"alone_one", "alone_two", "one", "same", "apart"};
 
-struct team {
-    size_t count;
-    struct worker workers[WORKERS];
-};
-
 static void team_init(struct team *team, size_t count, const struct pages *pages, const char *codec)
 {
     team->count = count;
     for (size_t i = 0; i < count; i++) {
         struct worker *worker = &team->workers[i];
-        *worker = (struct worker){.cpu = i ? OTHER_CPU : THIS_CPU};
-        worker->pages = pages_part(pages, i, count);
-        worker->alone = alone_new(codec, &worker->pages, ALONE_APART);
+        team->shares[i].pages = pages_part(pages, i, count);
+        worker->team = team;
+        worker->number = i;
+        worker->alone = i ? alone_beside(team->workers[0].alone, codec, pages->page_size)
+                          : alone_new(codec, pages, ALONE_APART);
         worker->page = get_memory(pages->page_size);
     }
 }
 
 static void team_free(struct team *team)
 {
-    for (size_t i = 0; i < team->count; i++) {
+    for (size_t i = team->count; i-- > 0;) {
         alone_free(team->workers[i].alone);
         free(team->workers[i].page);
     }
@@ -120,9 +148,9 @@ static void team_free(struct team *team)
 
 static void turn_alone(struct team *team, double ns[OPS])
 {
-    ns[PUT] = run(team->workers, team->count, put_alone);
-    ns[AGAIN] = run(team->workers, team->count, put_alone);
-    ns[GET] = run(team->workers, team->count, get_alone);
+    ns[PUT] = run(team, put_alone);
+    ns[AGAIN] = run(team, put_alone);
+    ns[GET] = run(team, get_alone);
 }
 
 /* In so many pools. */
@@ -134,10 +162,10 @@ static void turn_in_store(struct team *team, zc_store *store, const struct optio
     for (size_t i = 0; i < pools; i++)
         pool[i] = open_pool(store, options);
     for (size_t i = 0; i < team->count; i++)
-        team->workers[i].pool = pool[i % pools];
-    ns[PUT] = run(team->workers, team->count, put_in_store);
-    ns[AGAIN] = run(team->workers, team->count, put_in_store);
-    ns[GET] = run(team->workers, team->count, get_from_store);
+        team->shares[i].pool = pool[i % pools];
+    ns[PUT] = run(team, put_in_store);
+    ns[AGAIN] = run(team, put_in_store);
+    ns[GET] = run(team, get_from_store);
     for (size_t i = 0; i < pools; i++)
         close_pool(pool[i]);
 }

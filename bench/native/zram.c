@@ -15,8 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,7 +22,6 @@
 #include "bench.h"
 
 #define REQUEST_BYTES (1u << 20)
-#define TABLE_ENTRY 16u /* bytes, of the device's table, a page */
 
 enum { PUT, PUT_CPU, GET, AGAIN, OPS };
 
@@ -33,7 +30,7 @@ static const char *const op_names[OPS] = {"_put_ns", "_put_cpu_ns", "_get_ns", "
 struct device {
     int fd;
     uint64_t size; /* bytes */
-    char stat[64]; /* path */
+    const char *path;
 };
 
 /* One of those that take turns. */
@@ -64,14 +61,10 @@ struct run {
 
 static void device_open(struct device *device, const char *path)
 {
-    struct stat st;
-
+    device->path = path;
     device->fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
-    if (device->fd < 0 || fstat(device->fd, &st) != 0 ||
-        ioctl(device->fd, BLKGETSIZE64, &device->size) != 0)
+    if (device->fd < 0 || ioctl(device->fd, BLKGETSIZE64, &device->size) != 0)
         die(strerror(errno), path);
-    snprintf(device->stat, sizeof(device->stat), "/sys/dev/block/%u:%u/mm_stat", major(st.st_rdev),
-             minor(st.st_rdev));
 }
 
 static void device_empty(const struct device *device)
@@ -133,19 +126,14 @@ static zc_pool *open_side(const struct run *run, const struct side *side)
 
 static void device_memory(const struct run *run, const struct pages *pages)
 {
-    uint64_t compressed, total, same, huge;
-
     device_put(&run->device, pages);
     device_verify(&run->device, pages, run->room);
-    FILE *file = fopen(run->device.stat, "re");
-    if (!file || fscanf(file, "%*u %" SCNu64 " %" SCNu64 " %*u %*u %" SCNu64 " %*u %" SCNu64,
-                        &compressed, &total, &same, &huge) != 4)
-        die("it does not say what it uses", run->device.stat);
-    fclose(file);
+    struct zram_use use = zram_use(run->device.path);
     device_empty(&run->device);
     printf("{\"used_bytes\": %" PRIu64 ", \"zbytes\": %" PRIu64 ", \"same_filled\": %" PRIu64
            ", \"huge\": %" PRIu64 "}",
-           total + TABLE_ENTRY * (uint64_t)pages->count, compressed, same, huge);
+           use.total + ZRAM_ENTRY * (uint64_t)pages->count, use.compressed, use.same_filled,
+           use.huge);
 }
 
 /* Puts and verifies all; returns how many were refused. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A service's memory: orders by key, an index from words to texts, documents as trees, a cache of
 // what was last asked for. Texts come on standard input, a line each, up to an empty one; then it says
-// "ready" and waits for the end of its input.
+// "ready", and for each line with a number after that serves so many requests and says "done", up to the end of its input.
 
 import java.io.BufferedReader;
 import java.io.IOException;
@@ -17,6 +17,7 @@ import java.util.Set;
 import java.util.TreeMap;
 
 public class Service {
+    static final double SKEW = 7; // half of the requests are for a 128th of the orders
     static final int ORDERS = 60_000, DOCUMENTS = 12_000, REQUESTS = 200_000, CACHED = 20_000;
 
     record Line(String sku, int count, long cents) {}
@@ -108,6 +109,14 @@ public class Service {
         }
     }
 
+    void serve(int requests) {
+        for (int i = 0; i < requests; i++) {
+            long id = (long) (ORDERS * Math.pow(random.nextDouble(), SKEW));
+            cache.put("order/" + id, orders.get(id).toString() + answer(word()));
+            orders.put(id, order(id));
+        }
+    }
+
     public static void main(String[] args) throws IOException {
         BufferedReader input = new BufferedReader(new InputStreamReader(System.in));
         List<String> texts = new ArrayList<>();
@@ -117,6 +126,11 @@ public class Service {
         Service service = new Service(texts);
         service.work();
         System.out.println("ready " + service.orders.size());
-        while (input.readLine() != null) {}
+        for (String line = input.readLine(); line != null; line = input.readLine()) {
+            if (!line.isEmpty()) {
+                service.serve(Integer.parseInt(line));
+                System.out.println("done");
+            }
+        }
     }
 }

@@ -5,13 +5,13 @@ import fcntl
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.errors import BenchError
 
-from .process import GROW_S, descendants, started
+from .process import GROW_S, descendants, started, whole_run
 
 SOURCE = Path(__file__).with_name("library.cpp")
 
@@ -23,6 +23,12 @@ def running() -> Iterator[list[int]]:
     with started(command, output=subprocess.PIPE) as process:
         _wait_until_full(process)
         yield descendants(process.pid)
+
+
+@contextmanager
+def at_work(groups: Sequence[Path]) -> Iterator[Callable[[], None]]:
+    with whole_run(["g++", "-S", "-std=c++17", "-o", "/dev/null", str(SOURCE)], groups) as work:
+        yield work
 
 
 def _wait_until_full(process: subprocess.Popen[str]) -> None:

@@ -9,6 +9,11 @@ def articles() -> dict[str, list[str]]:
     return {title: [part for part in text.split("\n\n") if part.strip()] for title, text in sorted(topics.items())}
 
 
+def lines() -> list[str]:
+    """The paragraphs, each on one line."""
+    return [" ".join(paragraph.split()) for paragraphs in articles().values() for paragraph in paragraphs]
+
+
 def words() -> list[str]:
     """Distinct ones, in the order in which they come first."""
     seen: dict[str, None] = {}

@@ -7,8 +7,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -18,20 +19,43 @@ from .prose import articles, words
 
 CUSTOMERS, ORDERS, SESSIONS, ARTICLES = 50_000, 80_000, 40_000, 3_000
 BATCH = 1000
+REQUESTS, AGAIN, WRITES, SKEW = 400_000, 5, 10, 7
+"""So many, 5 times. Every 10th is a write; half of all are for a 128th of the orders, the newest."""
 
 
 @contextmanager
 def running() -> Iterator[list[int]]:
+    with _filled(()) as (process, _):
+        yield [process.pid]
+
+
+@contextmanager
+def at_work(groups: Sequence[Path]) -> Iterator[Callable[[], None]]:
+    requests = _requests()
+    with _filled(groups) as (_, connection):
+
+        def work() -> None:
+            for batch in requests * AGAIN:
+                _ask(connection, batch)
+
+        yield work
+
+
+@contextmanager
+def _filled(groups: Sequence[Path]) -> Iterator[tuple[subprocess.Popen[str], socket.socket]]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "socket"
         settings = {"port": "0", "unixsocket": str(path), "dir": directory, "save": "", "appendonly": "no"}
         command = ["redis-server", *(word for name, value in settings.items() for word in (f"--{name}", value))]
         # Debian's package redis-tools has the server under this name, without the service that
         # redis-server starts; it is a server when it is called one.
-        with started(command, executable="redis-check-rdb") as process:
-            with _connected(process, path) as connection:
-                _fill(connection)
-            yield [process.pid]
+        with (
+            started(command, executable="redis-check-rdb", groups=groups) as process,
+            _connected(process, path) as connection,
+        ):
+            for batch in _records():
+                _send(connection, batch)
+            yield process, connection
 
 
 @contextmanager
@@ -49,14 +73,19 @@ def _connected(process: subprocess.Popen[str], path: Path) -> Iterator[socket.so
         yield connection
 
 
-def _fill(connection: socket.socket) -> None:
-    batch: list[bytes] = []
-    for command in _commands():
-        batch.append(_encode(command))
-        if len(batch) == BATCH:
-            _send(connection, batch)
-            batch = []
-    _send(connection, batch)
+@cache
+def _records() -> list[list[bytes]]:
+    return _batches(_commands())
+
+
+@cache
+def _requests() -> list[list[bytes]]:
+    return _batches(_asked())
+
+
+def _batches(commands: Iterator[list[str]]) -> list[list[bytes]]:
+    encoded = [_encode(command) for command in commands]
+    return [encoded[at : at + BATCH] for at in range(0, len(encoded), BATCH)]
 
 
 def _encode(command: list[str]) -> bytes:
@@ -73,6 +102,27 @@ def _send(connection: socket.socket, batch: list[bytes]) -> None:
         if not part or b"-ERR" in part or b"-OOM" in part:
             raise BenchError(f"redis-server: refuses a record: {part.decode(errors='replace').strip()}")
         answers += part
+
+
+def _ask(connection: socket.socket, batch: list[bytes]) -> None:
+    """Whatever the answers, that to the last command, one more, is known."""
+    connection.sendall(b"".join([*batch, _encode(["PING"])]))
+    end = b""
+    while not end.endswith(b"+PONG\r\n"):
+        part = connection.recv(1 << 16)
+        if not part:
+            raise BenchError("redis-server: has closed the connection")
+        end = (end + part)[-16:]
+
+
+def _asked() -> Iterator[list[str]]:
+    rng = random.Random(11)  # noqa: S311 the same requests every time
+    for number in range(REQUESTS):
+        key = f"order:{ORDERS - 1 - int(ORDERS * rng.random() ** SKEW)}"
+        if number % WRITES:
+            yield ["GET", key]
+        else:
+            yield ["SET", key, json.dumps({"at": number, "note": "x" * rng.randrange(400)})]
 
 
 def _commands() -> Iterator[list[str]]:

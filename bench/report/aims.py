@@ -110,11 +110,20 @@ def memory(facts: Facts) -> list[Aim]:
     return [
         Aim("speed of batches written, of fio's", 0.8, batches, 0.9, at_least=True),
         Aim("speed of writeback, of fio's", 0.8, speed, 0.9, at_least=True),
+        *on_flash(facts),
         Aim("bytes written a byte evicted, cleaning apart", 1.05, written),
         Aim("index and metadata a page, bytes", 40, metadata, 32),
         Aim("frames to bytes left, compacted", 1.1, frames),
         Aim("used_bytes against the OS, %", 2, difference),
     ]
+
+
+def on_flash(facts: Facts) -> list[Aim]:
+    found = []
+    for rate, corpora in facts["flash"].items():
+        speed = {f"{corpus}, {who}": f[f"{who}_ratio"] for corpus, f in corpora.items() for who in ("zbud", "zsmalloc")}
+        found.append(Aim(f"speed of writeback, of fio's, disk of {rate} MB/s", 0.8, speed, 0.9, at_least=True))
+    return found
 
 
 def cold(facts: Facts) -> list[Aim]:
@@ -135,7 +144,8 @@ def heap(facts: Facts) -> list[Aim]:
 
     return [
         Aim("heap: page out, of the kernel's to zram", 0.9, of("out")),
-        Aim("heap: page in by SIGBUS, of the kernel's", 1.3, of("in"), 1.0),
+        Aim("heap: page in by SIGBUS, in random order, of the kernel's", 1.3, of("in"), 1.0),
+        Aim("heap: page in by SIGBUS, in order, of the kernel's", 1.3, of("in_order"), 1.0),
         Aim("heap: memory used of zram's", 1, of("used")),
     ]
 

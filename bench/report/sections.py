@@ -14,10 +14,11 @@ COLD_LEVELS = (3, 6, 9)
 THREADS = """
 ## Two threads
 
-`zc_bench threads`, {few_rounds} rounds: two threads on two cores share the pages, half each, into one pool or each
-into a pool of its own; how many times as much two cores get done as one. Aim: at least 1.8. *LZ4 alone* by two
-threads, each with its own state, is what the machine itself gives. The thread that makes memory ready has no core of
-its own here, neither beside one thread nor beside two: first puts pay for it.
+`zc_bench threads`: two threads on two cores share the pages, into one pool or into two; each begins with a half (and
+a pool) of its own, and who has done it helps the other, a batch of 32 pages at a time, so that no core waits. How many
+times as much two cores get done as one. Aim: at least 1.8. *LZ4 alone* by two threads, each with its own state, is what
+the machine itself gives, when it gave it. The thread that makes memory ready has no core of its own here, neither
+beside one thread nor beside two: first puts pay for it.
 
 """
 
@@ -49,6 +50,8 @@ BACKING = """
 thread fills a batch, then writes it; *two*: two are written while a third is filled. *zbud*, *zsmalloc*: writeback of a
 pool that has as many, where each zpage is found, verified and copied first, and its frame goes to the OS in the end.
 Speed is that of the zpages' bytes alone. Aim: at least 0.8 of fio. *Read*: one zpage, at random.
+The disk *as it is* (the host's, behind its page cache) takes more than flash does; so the same again, {flash_rounds}
+rounds, with the kernel limiting what is written to it, by anybody, to the speed of eMMC 5.1 and of UFS 3.1.
 
 What is written in all for each byte of zpages evicted: while the store was *filled*; and *again*, after a random half
 was freed, for three quarters as many. Aim: at most 1.05. *Cleaned* comes on top: what cleaning wrote for the latter.
@@ -70,8 +73,9 @@ HEAP = """
 
 `zc_bench heap`: the corpus lies in a heap over a pool in zsmalloc with lz4, and in plain memory that the kernel swaps
 to zram with lz4, alone, `page-cluster` 0. *Out*: all is put away, by `zc_heap_evict()` and by MADV_PAGEOUT; *in*: every
-page is touched, in random order. Memory as beside zram. Aims, with SIGBUS: out at most 0.9 of the kernel's, in at most
-1.3, memory no more.
+page is touched, in random order; *in order*: one after another: the heap brings up to 8 at a fault, the kernel, so
+configured, one. *None ahead*: the heap does, too. Memory as beside zram. Aims, with SIGBUS: out at most 0.9 of the
+kernel's, in at most 1.3, memory no more.
 
 """
 COLD_CURVE = """
@@ -207,18 +211,20 @@ def reclaim(facts: Facts) -> str:
 
 def backing(facts: Facts) -> str:
     ways = ("one", "two", "zbud", "zsmalloc")
+    media = {"as it is": facts["backing"]} | {f"{rate} MB/s": corpora for rate, corpora in facts["flash"].items()}
     rows = []
-    for corpus, f in facts["backing"].items():
-        row: list[object] = [corpus, f"{f['fio_mbs']:.0f}"]
-        for who in ways:
-            row += [f"{f[f'{who}_mbs']:.0f}", times(f[f"{who}_ratio"])]
-        row.append(us(f["read_ns"]))
-        rows.append([*row, *(f"{f[what]:.3f}" for what in ("filling_written", "again_written", "cleaned"))])
+    for medium, corpora in media.items():
+        for corpus, f in corpora.items():
+            row: list[object] = [medium, corpus, f"{f['fio_mbs']:.0f}"]
+            for who in ways:
+                row += [f"{f[f'{who}_mbs']:.0f}", times(f[f"{who}_ratio"])]
+            row.append(us(f["read_ns"]))
+            rows.append([*row, *(f"{f[what]:.3f}" for what in ("filling_written", "again_written", "cleaned"))])
     one = next(iter(facts["backing"].values()))
     direct = "O_DIRECT both" if one["is_direct"] else "without O_DIRECT, which the file system does not have"
-    heads = ["corpus", "fio, MB/s", *(head for who in ways for head in (who, "ratio"))]
+    heads = ["disk", "corpus", "fio, MB/s", *(head for who in ways for head in (who, "ratio"))]
     heads += ["read, µs", "filled", "again", "cleaned"]
-    return BACKING.format(**facts, store_mib=one["store_bytes"] >> 20, direct=direct) + table(heads, rows)
+    return BACKING.format(**facts, store_mib=one["store_bytes"] >> 20, direct=direct) + table(heads, rows, left=2)
 
 
 def cold(facts: Facts) -> str:
@@ -235,15 +241,22 @@ def cold(facts: Facts) -> str:
 
 
 def heap(facts: Facts) -> str:
+    names = {
+        "kernel": "kernel",
+        "thread": "heap, a thread answers",
+        "sigbus": "heap, SIGBUS",
+        "alone": "heap, SIGBUS, none ahead",
+    }
     rows = []
     for corpus, f in facts["heap"].items():
-        for side, name in (("kernel", "kernel"), ("thread", "heap, a thread answers"), ("sigbus", "heap, SIGBUS")):
+        for side, name in names.items():
             row: list[object] = [corpus, name]
-            for what, show in (("out", us(f[f"{side}_out_ns"])), ("in", us(f[f"{side}_in_ns"]))):
-                row += [show, "" if side == "kernel" else times(f[f"{side}_{what}_ratio"])]
+            for what in ("out", "in", "in_order"):
+                row += [us(f[f"{side}_{what}_ns"]), "" if side == "kernel" else times(f[f"{side}_{what}_ratio"])]
             row += [mib(f[f"{side}_used_bytes"]), "" if side == "kernel" else times(f[f"{side}_used_ratio"])]
             rows.append(row)
-    return HEAP + table(["corpus", "", "out", "ratio", "in", "ratio", "memory, MiB", "ratio"], rows, left=2)
+    heads = ["corpus", "", "out", "ratio", "in", "ratio", "in order", "ratio", "memory, MiB", "ratio"]
+    return HEAP + table(heads, rows, left=2)
 
 
 def cold_curve(facts: Facts) -> list[list[object]]:

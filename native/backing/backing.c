@@ -155,11 +155,12 @@ static ptrdiff_t batch_bytes(const struct zc_backing *backing)
 
 static void free_batch(struct zc_batch *batch)
 {
-    zc_pages_put(batch->buffer, zc_batch_room(batch->backing));
+    if (batch->buffer)
+        zc_buffer_put(batch->backing, batch->buffer);
     free(batch);
 }
 
-int zc_batch_create(struct zc_backing *backing, struct zc_batch **out)
+int zc_batch_create(struct zc_backing *backing, size_t coming, struct zc_batch **out)
 {
     struct zc_batch *batch = calloc(1, sizeof(*batch));
 
@@ -167,7 +168,7 @@ int zc_batch_create(struct zc_backing *backing, struct zc_batch **out)
     if (!batch)
         return -ENOMEM;
     batch->backing = backing;
-    batch->buffer = zc_pages_get(zc_batch_room(backing));
+    batch->buffer = zc_buffer_get(backing, coming);
     if (!batch->buffer || backing->ops->begin(batch) != 0) {
         free_batch(batch);
         return -ENOMEM;

@@ -139,8 +139,9 @@ int zc_backing_set_codecs(struct zc_backing *backing, const void *codecs, size_t
 /* ---- writing ---- */
 
 /* A batch has a buffer as large as a segment (1 MiB, or 32 pages if that is more), so it is made
- * for a round of writeback and destroyed after it. 0 or -ENOMEM. */
-int zc_batch_create(struct zc_backing *backing, struct zc_batch **out);
+ * for a round of writeback and destroyed after it. coming: about how many bytes that round will write; if
+ * it is many, buffers come in huge pages where the OS has them. 0 or -ENOMEM. */
+int zc_batch_create(struct zc_backing *backing, size_t coming, struct zc_batch **out);
 /* What was committed must have been settled; what was only added is dropped. */
 void zc_batch_destroy(struct zc_batch *batch);
 

@@ -196,7 +196,7 @@ int64_t zc_backing_clean(struct zc_backing *backing, uint32_t want, zc_moved *mo
     cleaning->walk = (struct zc_walk){
         .backing = backing, .words = cleaning->words, .load = load_part, .visit = copy_record};
     cleaning->segment = zc_pages_get(unit);
-    if (cleaning->segment && zc_batch_create(backing, &cleaning->batch) == 0) {
+    if (cleaning->segment && zc_batch_create(backing, want * unit, &cleaning->batch) == 0) {
         cleaning->batch->is_cleaning = true;
         freed = clean(cleaning, want);
         zc_batch_destroy(cleaning->batch);

@@ -175,8 +175,13 @@ struct zc_backing {
     bool is_recovered;
     _Atomic uint64_t records, live_bytes, damaged;
 
+    pthread_mutex_t lock; /* of the buffers and the segments */
+    struct zc_buffers {
+        char *base;     /* of the stretch; NULL: it is not there */
+        unsigned taken; /* by number, a bit each */
+    } buffers;
+
     /* Packed. */
-    pthread_mutex_t lock;
     struct zc_segment *segments;
     uint32_t free_segments;
     uint32_t next;    /* where to look for a free one */
@@ -217,6 +222,17 @@ struct zc_batch {
 
     struct zc_in_place_page *pages; /* in place */
 };
+
+/* ---- buffers.c ---- */
+
+#define ZC_BUFFERS \
+    4u /* of the stretch: for those that writeback fills and writes, and for cleaning */
+
+/* Memory for a batch, as zc_pages_get() has it; see zc_batch_create(). NULL: there is none. */
+void *zc_buffer_get(struct zc_backing *backing, size_t coming);
+void zc_buffer_put(struct zc_backing *backing, char *buffer);
+
+/* ---- batches ---- */
 
 void zc_backing_charge(struct zc_backing *backing, ptrdiff_t bytes);
 /* Bytes of a batch's buffer. */

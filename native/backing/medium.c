@@ -7,6 +7,7 @@
 #include "backing/inside.h"
 
 #define IOV_MOST 1024 /* the system's limit */
+#define ZEROS 65536u  /* bytes written at a time where the system has no call for it */
 
 void *zc_pages_get(size_t size)
 {
@@ -164,13 +165,14 @@ int zc_medium_write(struct zc_medium *medium, int fd, const void *bytes, size_t 
 
 static int write_zeros(struct zc_medium *medium, uint64_t at, uint64_t size)
 {
-    static const char zeros[ZC_WORDS_AT];
-    int error = 0;
+    void *zeros = zc_pages_get(ZEROS);
+    int error = zeros ? 0 : -ENOMEM;
 
-    for (uint64_t done = 0; done < size && !error; done += sizeof(zeros)) {
-        size_t some = size - done < sizeof(zeros) ? (size_t)(size - done) : sizeof(zeros);
+    for (uint64_t done = 0; done < size && !error; done += ZEROS) {
+        size_t some = size - done < ZEROS ? (size_t)(size - done) : ZEROS;
         error = zc_medium_write(medium, medium->meta, zeros, some, at + done, ZC_WEAR_METADATA);
     }
+    zc_pages_put(zeros, ZEROS);
     return error;
 }
 

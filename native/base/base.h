@@ -75,13 +75,23 @@ static inline uint64_t zc_div_pow2(uint64_t n, uint64_t by)
 
 #define ZC_SECOND_NS UINT64_C(1000000000)
 
-/* CLOCK_MONOTONIC. */
-static inline uint64_t zc_now_ns(void)
+static inline uint64_t zc_clock_ns(clockid_t clock)
 {
     struct timespec t;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * ZC_SECOND_NS + (uint64_t)t.tv_nsec;
+}
+
+static inline uint64_t zc_now_ns(void)
+{
+    return zc_clock_ns(CLOCK_MONOTONIC);
+}
+
+/* Of a processor, for this thread: what others do on it meanwhile is no cost of ours. */
+static inline uint64_t zc_thread_ns(void)
+{
+    return zc_clock_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 /* A bijection that spreads every input bit over all output bits (SplitMix64's finalizer,

@@ -49,13 +49,19 @@ static int refuse(struct zc_text *why, const char *spec, const char *what, const
     return -EINVAL;
 }
 
+static bool is_named(const struct zc_codec_kind *kind, const char *name, size_t len)
+{
+    return strlen(kind->name) == len && memcmp(kind->name, name, len) == 0;
+}
+
 static const struct zc_codec_kind *find_kind(const char *name, size_t len)
 {
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-        if (strlen(kinds[i]->name) == len && memcmp(kinds[i]->name, name, len) == 0)
+        if (is_named(kinds[i], name, len))
             return kinds[i];
     }
-    return NULL;
+    return &zc_simulated_kind && is_named(&zc_simulated_kind, name, len) ? &zc_simulated_kind
+                                                                         : NULL;
 }
 
 /* A whole number of at most 10 digits that ends where the spec or its part does; moves *at there. */

@@ -18,6 +18,8 @@ struct zc_codec_kind {
 };
 
 extern const struct zc_codec_kind zc_lz4_kind, zc_zstd_kind, zc_lzo_kind, zc_none_kind;
+/* Of libzcsim.so alone; elsewhere its address is NULL. */
+extern const struct zc_codec_kind zc_simulated_kind __attribute__((weak, visibility("hidden")));
 
 /* The copied bytes. */
 const void *zc_dictionary_bytes(const struct zc_dictionary *dictionary);

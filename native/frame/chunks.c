@@ -30,7 +30,7 @@ static struct zc_block *block_new(struct zc_chunks *chunks)
     if (!block)
         return NULL;
 
-    block->base = zc_map_aligned(BLOCK);
+    block->base = zc_map_aligned(BLOCK, chunks->is_locked);
     if (!block->base) {
         free(block);
         return NULL;
@@ -50,13 +50,13 @@ static void block_free(struct zc_chunks *chunks, struct zc_block *block)
     free(block);
 }
 
-/* The memory goes back. Nobody would count what a huge page brought here from now on. MADV_FREE splits one;
- * MADV_DONTNEED alone would keep it whole until memory is short. */
+/* The memory goes back. Nobody would count what a huge page brought here from now on; emptied alone, one would stay
+ * whole until memory is short. */
 static void let_go(struct zc_chunks *chunks, struct zc_block *block, char *chunk, uint32_t bit)
 {
     madvise(block->base, BLOCK, MADV_NOHUGEPAGE);
-    madvise(chunk, ZC_CHUNK, MADV_FREE);
-    madvise(chunk, ZC_CHUNK, MADV_DONTNEED);
+    zc_map_split(chunk, ZC_CHUNK);
+    zc_map_empty(chunk, ZC_CHUNK);
     block->unused &= ~bit;
     block->gone |= bit;
     chunks->unused--;
@@ -84,9 +84,9 @@ static struct zc_block *find_block(struct zc_chunks *chunks)
     return NULL;
 }
 
-static void *map_alone(struct zc_chunk_from *from)
+static void *map_alone(const struct zc_chunks *chunks, struct zc_chunk_from *from)
 {
-    void *chunk = zc_map_aligned(ZC_CHUNK);
+    void *chunk = zc_map_aligned(ZC_CHUNK, chunks->is_locked);
 
     *from = (struct zc_chunk_from){0};
     if (chunk)
@@ -97,7 +97,7 @@ static void *map_alone(struct zc_chunk_from *from)
 void *zc_chunk_get(struct zc_chunks *chunks, struct zc_chunk_from *from)
 {
     struct zc_block *block = find_block(chunks);
-    void *chunk = block ? take(chunks, block, from) : map_alone(from);
+    void *chunk = block ? take(chunks, block, from) : map_alone(chunks, from);
 
     chunks->used += chunk != NULL;
     return chunk;

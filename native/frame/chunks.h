@@ -10,6 +10,7 @@
 #ifndef ZC_FRAME_CHUNKS_H
 #define ZC_FRAME_CHUNKS_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -21,6 +22,7 @@ struct zc_block;
 
 struct zc_chunks {
     bool has_huge;         /* the OS's huge pages are of a block's size */
+    atomic_bool is_locked; /* what comes is to be; anybody may set it */
     size_t used, unused;   /* chunks; unused: with memory behind them */
     struct zc_link blocks; /* those with chunks that are in no use */
 };

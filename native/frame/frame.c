@@ -181,7 +181,7 @@ static bool wants_huge(const struct zc_frames *frames)
 /* A new run with all its frames fresh; a huge one has memory behind them all. Needs no lock. */
 static struct run *run_map(struct zc_frames *frames, bool is_huge)
 {
-    struct run *run = zc_map_aligned(frames->run_size);
+    struct run *run = zc_map_aligned(frames->run_size, frames->pieces.chunks.is_locked);
     if (!run)
         return NULL;
 
@@ -241,14 +241,13 @@ static void give_back(struct zc_frames *frames, struct run *run, size_t first, s
     char *addr = frame_at(frames, run, first);
 
     if (run->is_huge) {
-        /* Splits the huge page; MADV_DONTNEED alone would keep it whole until memory is short. */
-        madvise(addr, count * frames->page_size, MADV_FREE);
-        madvise((char *)run + frames->head_bytes, frames->page_size - frames->head_bytes,
-                MADV_DONTNEED);
+        /* Splits the huge page; to empty it alone would keep it whole until memory is short. */
+        zc_map_split(addr, count * frames->page_size);
+        zc_map_empty((char *)run + frames->head_bytes, frames->page_size - frames->head_bytes);
         run->is_huge = false;
     }
     pthread_mutex_unlock(&frames->lock);
-    madvise(addr, count * frames->page_size, MADV_DONTNEED);
+    zc_map_empty(addr, count * frames->page_size);
     pthread_mutex_lock(&frames->lock);
 }
 
@@ -601,6 +600,11 @@ void *zc_piece_get(struct zc_frames *frames, unsigned kind, size_t size)
 void zc_piece_put(struct zc_frames *frames, void *piece)
 {
     zc_pieces_give(&frames->pieces, piece);
+}
+
+void zc_frames_set_locked(struct zc_frames *frames, bool is_locked)
+{
+    frames->pieces.chunks.is_locked = is_locked;
 }
 
 void zc_frames_set_reserve(struct zc_frames *frames, size_t count)

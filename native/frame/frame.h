@@ -72,6 +72,9 @@ void zc_frames_charge(struct zc_frames *frames, ptrdiff_t bytes);
 void *zc_piece_get(struct zc_frames *frames, unsigned kind, size_t size);
 void zc_piece_put(struct zc_frames *frames, void *piece);
 
+/* Is memory that comes from now on to be locked, as it is touched? */
+void zc_frames_set_locked(struct zc_frames *frames, bool is_locked);
+
 /* How many ready frames to keep; 0: as few as can be. A larger reserve shrinks at once. */
 void zc_frames_set_reserve(struct zc_frames *frames, size_t count);
 size_t zc_frames_reserve(const struct zc_frames *frames);

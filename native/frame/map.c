@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "frame/map.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -8,7 +9,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-void *zc_map_aligned(size_t size)
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
+#endif
+#ifndef MLOCK_ONFAULT
+#define MLOCK_ONFAULT 1u
+#endif
+
+void *zc_map_aligned(size_t size, bool is_locked)
 {
     char *wide = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -20,7 +28,31 @@ void *zc_map_aligned(size_t size)
         munmap(wide, (size_t)(base - wide));
     if (base < wide + size)
         munmap(base + size, (size_t)(wide + size - base));
+    if (is_locked)
+        mlock2(base, size, MLOCK_ONFAULT);
     return base;
+}
+
+/* What the kernel does not do to locked memory. */
+static void advise_unlocked(void *addr, size_t size, int advice)
+{
+    munlock(addr, size);
+    madvise(addr, size, advice);
+    mlock2(addr, size, MLOCK_ONFAULT);
+}
+
+void zc_map_empty(void *addr, size_t size)
+{
+    if (madvise(addr, size, MADV_DONTNEED) == 0 || errno != EINVAL ||
+        madvise(addr, size, MADV_DONTNEED_LOCKED) == 0)
+        return;
+    advise_unlocked(addr, size, MADV_DONTNEED);
+}
+
+void zc_map_split(void *addr, size_t size)
+{
+    if (madvise(addr, size, MADV_FREE) != 0 && errno == EINVAL)
+        advise_unlocked(addr, size, MADV_FREE);
 }
 
 static ssize_t read_file(const char *path, char *text, size_t size)

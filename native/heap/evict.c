@@ -9,9 +9,58 @@
 #define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
 #endif
 
-#define REFUSED_REST 63u    /* rounds that a page is left alone for which the pool did not take */
-#define LINGER_NS 20000000u /* a few copies may wait for more, to be forgotten together */
-#define ROUNDS 4u           /* for the budget, until no page is left that was only touched lately */
+#define REFUSED_REST 63u /* rounds that a page is left alone for which the pool did not take */
+#define COPIES_AT_ONCE 64u
+#define LOOKS 4096u          /* at pages, for copies, while faults wait */
+#define QUIET_NS 20000000u   /* copies are forgotten when for so long no page was brought back, */
+#define LATEST_NS 200000000u /* or so long after the first */
+#define ROUNDS 4u /* for the budget, until no page is left that was only touched lately */
+
+/* ---- copies ---- */
+
+/* evicting and the lock are held, which is left meanwhile. */
+static void forget_copies_of(zc_heap *heap, struct zc_region *region)
+{
+    struct zc_key keys[COPIES_AT_ONCE];
+    int32_t results[COPIES_AT_ONCE];
+
+    for (size_t at = 0; at < region->count && heap->copies;) {
+        size_t count = 0, end = zc_min(at + LOOKS, region->count);
+        for (; at < end && count < COPIES_AT_ONCE; at++) {
+            if (!region->pages[at].has_copy)
+                continue;
+            region->pages[at].has_copy = false;
+            keys[count++] = (struct zc_key){region->object, (uint32_t)at};
+        }
+        heap->copies -= count;
+        zc_lock_leave(&heap->lock);
+        zc_flush_page_batch(heap->pool, keys, count, results);
+        zc_lock_take(&heap->lock);
+    }
+}
+
+/* The same. */
+static void forget_copies(zc_heap *heap)
+{
+    heap->forget_latest = 0;
+    for (size_t i = 0; i < heap->region_count; i++)
+        forget_copies_of(heap, heap->regions[i]);
+}
+
+static bool is_time_to_forget(zc_heap *heap)
+{
+    if (!heap->copies) {
+        heap->forget_latest = 0;
+        return false;
+    }
+    uint64_t now = zc_now_ns();
+    if (!heap->forget_latest)
+        heap->forget_latest = now + LATEST_NS;
+    if (heap->has_new_copies)
+        heap->forget_quiet = now + QUIET_NS;
+    heap->has_new_copies = false;
+    return now >= zc_min64(heap->forget_quiet, heap->forget_latest);
+}
 
 /* ---- out of a slot, into the pool ---- */
 
@@ -49,7 +98,10 @@ static void collect(zc_heap *heap, size_t number, struct batch *batch)
     for (uint32_t left = slot->waiting; left; left &= left - 1) {
         unsigned i = (unsigned)__builtin_ctz(left);
         size_t at = slot->first + i, n = batch->count++;
-        slot->region->pages[at].state = ZC_PAGE_LEAVING;
+        struct zc_page *page = &slot->region->pages[at];
+        page->state = ZC_PAGE_LEAVING;
+        heap->copies -= page->has_copy; /* it is put over it */
+        page->has_copy = false;
         batch->pages[n] = i;
         batch->keys[n] = (struct zc_key){slot->region->object, (uint32_t)at};
         batch->bytes[n] = zc_slot_page(heap, number, i);
@@ -102,7 +154,43 @@ static void drop(char *at, size_t size)
         madvise(at, size, MADV_DONTNEED_LOCKED); /* the program has locked its memory */
 }
 
-/* Frees the oldest slot. evicting and the lock are held, which is left meanwhile. Returns the pages put away. */
+static bool lacks_room(int32_t result)
+{
+    return result == ZC_POLICY_PERCENT_EXCEEDED || result == ZC_LOW_MEMORY ||
+           result == ZC_FAILED_GETFREEPAGES || result == -ENOMEM;
+}
+
+/* Once more, with the room that copies had. */
+static void put_again(zc_heap *heap, struct batch *batch)
+{
+    forget_copies(heap);
+    zc_lock_leave(&heap->lock);
+    for (size_t n = 0; n < batch->count; n++)
+        if (lacks_room(batch->results[n]))
+            batch->results[n] = zc_put(heap->pool, batch->keys[n].object, batch->keys[n].index,
+                                       batch->bytes[n], 0, NULL);
+    zc_lock_take(&heap->lock);
+}
+
+/* evicting and the lock are held, which is left meanwhile. */
+static void put(zc_heap *heap, struct batch *batch)
+{
+    bool is_short = false;
+
+    zc_lock_leave(&heap->lock);
+    bool is_dead = zc_put_batch(heap->pool, batch->keys, batch->bytes, batch->count, 0,
+                                batch->results, NULL) != 0;
+    zc_lock_take(&heap->lock);
+    for (size_t n = 0; n < batch->count; n++) {
+        if (is_dead)
+            batch->results[n] = -ENOENT;
+        is_short |= lacks_room(batch->results[n]);
+    }
+    if (is_short && heap->copies)
+        put_again(heap, batch);
+}
+
+/* Frees the oldest slot. The same. Returns the pages put away. */
 static size_t store_oldest(zc_heap *heap)
 {
     size_t number = heap->first_slot, stored = 0;
@@ -110,11 +198,7 @@ static size_t store_oldest(zc_heap *heap)
 
     collect(heap, number, &batch);
     if (batch.count) {
-        zc_lock_leave(&heap->lock);
-        if (zc_put_batch(heap->pool, batch.keys, batch.bytes, batch.count, 0, batch.results, NULL))
-            for (size_t n = 0; n < batch.count; n++)
-                batch.results[n] = -ENOENT;
-        zc_lock_take(&heap->lock);
+        put(heap, &batch);
         settle(heap, number, &batch, &stored);
     }
     if (heap->ring[number].waiting == 0) {
@@ -126,50 +210,8 @@ static size_t store_oldest(zc_heap *heap)
     return stored;
 }
 
-/* ---- copies ---- */
-
-/* Has it come into the pool anew since? */
-static bool is_stale(const struct zc_copy *copy)
-{
-    uint8_t state = copy->region->pages[copy->page].state;
-
-    return state == ZC_PAGE_RESIDENT || state == ZC_PAGE_WAITING;
-}
-
-/* evicting and the lock are held, which is left meanwhile. */
-static void forget_copies(zc_heap *heap)
-{
-    struct zc_key keys[64];
-    int32_t results[64];
-
-    while (heap->copies) {
-        size_t count = 0;
-        for (size_t n = zc_min(heap->copies, 64); n; n--) {
-            const struct zc_copy *copy = &heap->copy[--heap->copies];
-            if (is_stale(copy))
-                keys[count++] = (struct zc_key){copy->region->object, (uint32_t)copy->page};
-        }
-        zc_change_tell(&heap->change);
-        zc_lock_leave(&heap->lock);
-        zc_flush_page_batch(heap->pool, keys, count, results);
-        zc_lock_take(&heap->lock);
-    }
-}
-
-static void forget_copies_of(zc_heap *heap, const struct zc_region *region)
-{
-    size_t kept = 0;
-
-    for (size_t i = 0; i < heap->copies; i++)
-        if (heap->copy[i].region != region)
-            heap->copy[kept++] = heap->copy[i];
-    heap->copies = kept;
-    zc_change_tell(&heap->change);
-}
-
 void zc_evict_forget(zc_heap *heap, const struct zc_region *region)
 {
-    forget_copies_of(heap, region);
     for (size_t i = 0; i < heap->used_slots; i++) {
         struct zc_slot *slot = &heap->ring[(heap->first_slot + i) % ZC_SLOTS];
         if (slot->region != region)
@@ -230,7 +272,7 @@ static size_t take_run(zc_heap *heap, struct zc_region *region, size_t first, si
     for (uint32_t left = slot->waiting; left; left &= left - 1) {
         struct zc_page *page = &region->pages[first + (unsigned)__builtin_ctz(left)];
         page->state = ZC_PAGE_WAITING;
-        page->slot = (uint16_t)number;
+        page->slot = (uint8_t)number;
         heap->stats.waiting_pages++;
     }
     heap->used_slots++;
@@ -252,22 +294,25 @@ static size_t store_all(zc_heap *heap)
     return stored;
 }
 
-size_t zc_evict_range(zc_heap *heap, struct zc_region *region, size_t first, size_t count)
+size_t zc_evict_range(zc_heap *heap, const struct zc_range *range)
 {
-    size_t stored = store_all(heap);
+    struct zc_page *pages = range->region->pages;
+    size_t stored = store_all(heap), end = range->first + range->count;
 
-    for (size_t at = first; at < first + count;) {
-        region->pages[at].rest = 0;
-        if (!may_go(&region->pages[at])) {
+    for (size_t at = range->first; at < end;) {
+        while (pages[at].state == ZC_PAGE_FILLING) /* who touched it may be on its way again */
+            zc_change_wait(&heap->change, &heap->lock, 0);
+        pages[at].rest = 0;
+        if (!may_go(&pages[at])) {
             at++;
             continue;
         }
-        for (size_t i = at; i < zc_min(first + count, at + ZC_RUN_PAGES); i++)
-            region->pages[i].rest = 0;
+        for (size_t i = at; i < zc_min(end, at + ZC_RUN_PAGES); i++)
+            pages[i].rest = 0;
         stored += free_slot(heap);
         if (heap->used_slots == ZC_SLOTS)
             break;
-        at += zc_max(take_run(heap, region, at, first + count - at), 1);
+        at += zc_max(take_run(heap, range->region, at, end - at), 1);
     }
     return stored + store_all(heap);
 }
@@ -354,29 +399,22 @@ static void down_to_budget(zc_heap *heap)
     }
 }
 
-/* Waits for something to do. False: there may be nothing. */
-static bool await_work(zc_heap *heap)
-{
-    bool has_copies = heap->copies > 0;
-
-    if (heap->copies >= ZC_COPIES_MANY || (zc_is_over(heap) && !heap->is_stuck))
-        return true;
-    zc_change_wait(&heap->over, &heap->lock, has_copies ? LINGER_NS : 0);
-    return has_copies;
-}
-
 void *zc_evict_over_budget(void *arg)
 {
     zc_heap *heap = arg;
 
     zc_lock_take(&heap->lock);
     while (!heap->stopping) {
-        if (!await_work(heap))
+        bool is_time = is_time_to_forget(heap);
+        if (!is_time && (!zc_is_over(heap) || heap->is_stuck)) {
+            zc_change_wait(&heap->over, &heap->lock, heap->copies ? QUIET_NS : 0);
             continue;
+        }
         zc_lock_leave(&heap->lock);
         zc_lock_take(&heap->evicting);
         zc_lock_take(&heap->lock);
-        forget_copies(heap);
+        if (is_time)
+            forget_copies(heap);
         if (!heap->is_stuck)
             down_to_budget(heap);
         zc_lock_leave(&heap->lock);

@@ -9,11 +9,15 @@
 
 #define HELD_UP_NS 10000000u /* a fault over the budget waits for room, but not for ever */
 
-/* A page comes into its place. The lock is held. */
-static void came(zc_heap *heap, struct zc_page *page, unsigned rest)
+/* A page is in its place. The lock is held, as below. */
+static void came(struct zc_page *page, unsigned rest)
 {
     page->state = ZC_PAGE_RESIDENT;
     page->rest = (uint8_t)rest;
+}
+
+static void tell_of_pages(zc_heap *heap)
+{
     heap->is_stuck = false;
     zc_change_tell(&heap->change);
     if (zc_is_over(heap))
@@ -31,7 +35,8 @@ static int fill_new(zc_heap *heap, struct zc_region *region, size_t at)
         return error;
     heap->stats.faults_new++;
     heap->stats.resident_pages++;
-    came(heap, page, 0);
+    came(page, 0);
+    tell_of_pages(heap);
     return 0;
 }
 
@@ -67,7 +72,8 @@ static int fill_waiting(zc_heap *heap, struct zc_region *region, size_t at)
     slot->waiting &= ~(1u << (at - slot->first));
     heap->stats.waiting_pages--;
     heap->stats.faults_waiting++;
-    came(heap, page, 2);
+    came(page, 2);
+    tell_of_pages(heap);
     return 0;
 }
 
@@ -86,9 +92,9 @@ static void give_bounce(zc_heap *heap, unsigned bounce)
     zc_change_tell(&heap->change);
 }
 
-static void *bounce_at(const zc_heap *heap, unsigned bounce)
+static char *bounce_at(const zc_heap *heap, unsigned bounce)
 {
-    return heap->bounces + bounce * heap->page_size;
+    return heap->bounces + bounce * ZC_AHEAD * heap->page_size;
 }
 
 /* The lock is held, and left meanwhile. */
@@ -105,54 +111,108 @@ static int wish_for(zc_heap *heap, const struct zc_region *region, size_t at, un
     return wish->result;
 }
 
-/* The copy in the pool is kept until the page is in its place. The lock is held, and left meanwhile. */
-static int load(zc_heap *heap, const struct zc_region *region, size_t at, unsigned bounce)
+/* Pages of the pool, into a bounce; no lock is held. Returns how many, or what became of the first. */
+static int get(zc_heap *heap, const struct zc_region *region, size_t first, size_t count,
+               unsigned bounce)
 {
     unsigned how = heap->faults == ZC_HEAP_BY_THREAD ? ZC_GET_PEEK : ZC_GET_NO_ALLOC;
-    void *page = bounce_at(heap, bounce);
+    struct zc_key keys[ZC_AHEAD];
+    void *pages[ZC_AHEAD];
+    int32_t results[ZC_AHEAD];
+    int got = 0;
 
-    zc_lock_leave(&heap->lock);
-    int error = zc_get(heap->pool, region->object, (uint32_t)at, page, how);
-    if (error == -EAGAIN) {
-        zc_lock_take(&heap->lock);
-        error = wish_for(heap, region, at, bounce);
-        zc_lock_leave(&heap->lock);
+    for (size_t i = 0; i < count; i++) {
+        keys[i] = (struct zc_key){region->object, (uint32_t)(first + i)};
+        pages[i] = bounce_at(heap, bounce) + i * heap->page_size;
     }
-    if (!error)
-        error = zc_uffd_copy(&heap->uffd, zc_page_at(heap, region, at), page, heap->page_size);
-    zc_lock_take(&heap->lock);
-    return error && error != -ENOMEM ? -EIO : error;
+    if (zc_get_batch(heap->pool, keys, pages, count, how, results) != 0)
+        return -ENOENT;
+    while ((size_t)got < count && results[got] == 0)
+        got++;
+    return got ? got : results[0];
 }
 
-static void note_copy(zc_heap *heap, struct zc_region *region, size_t at)
+/* Their copies in the pool are kept until the pages are in their places. The lock is held, and left meanwhile. Returns
+ * how many pages are, or -errno. */
+static int load(zc_heap *heap, const struct zc_region *region, size_t first, size_t count,
+                unsigned bounce)
 {
-    heap->copy[heap->copies++] = (struct zc_copy){region, at};
-    if (heap->copies == 1 || heap->copies == ZC_COPIES_MANY) /* a wake-up costs more than a fault */
+    int64_t size = -EIO;
+
+    zc_lock_leave(&heap->lock);
+    int got = get(heap, region, first, count, bounce);
+    if (got == -EAGAIN) {
+        zc_lock_take(&heap->lock);
+        int error = wish_for(heap, region, first, bounce);
+        zc_lock_leave(&heap->lock);
+        got = error ? error : 1;
+    }
+    if (got > 0)
+        size = zc_uffd_copy_run(&heap->uffd, zc_page_at(heap, region, first),
+                                bounce_at(heap, bounce), (size_t)got * heap->page_size);
+    zc_lock_take(&heap->lock);
+    if (got == -ENOMEM || size == -ENOMEM)
+        return -ENOMEM;
+    return size < 0 ? -EIO : (int)zc_div_pow2((uint64_t)size, heap->page_size);
+}
+
+static void note_copy(zc_heap *heap, struct zc_page *page)
+{
+    page->has_copy = true;
+    heap->has_new_copies = true;
+    if (heap->copies++ == 0) /* a wake-up costs more than a fault */
         zc_change_tell(&heap->over);
 }
 
-static int fill_stored(zc_heap *heap, struct zc_region *region, size_t at)
+/* Who has not been touched yet has no rest. */
+static void settle(zc_heap *heap, struct zc_page *pages, size_t count)
 {
-    struct zc_page *page = &region->pages[at];
-
-    page->state = ZC_PAGE_FILLING;
-    while (heap->copies + ZC_BOUNCES > ZC_COPIES)
-        zc_change_wait(&heap->change, &heap->lock, 0);
-    unsigned bounce = take_bounce(heap);
-    int error = load(heap, region, at, bounce);
-    give_bounce(heap, bounce);
-    if (error) {
-        page->state = error == -EIO ? ZC_PAGE_LOST : ZC_PAGE_STORED;
-        heap->stats.lost += error == -EIO;
-        heap->stats.stored_pages -= error == -EIO;
-        zc_change_tell(&heap->change);
-        return error;
+    for (size_t i = 0; i < count; i++) {
+        note_copy(heap, &pages[i]);
+        came(&pages[i], i == 0);
     }
-    heap->stats.stored_pages--;
-    heap->stats.resident_pages++;
+    heap->stats.stored_pages -= count;
+    heap->stats.resident_pages += count;
     heap->stats.faults_stored++;
-    note_copy(heap, region, at);
-    came(heap, page, 1);
+    heap->stats.read_ahead += count - 1;
+}
+
+int zc_fill_stored(zc_heap *heap, struct zc_region *region, size_t first, size_t most)
+{
+    struct zc_page *pages = &region->pages[first];
+    size_t count = 0;
+
+    most = zc_min(most, region->count - first);
+    for (; count < most && pages[count].state == ZC_PAGE_STORED; count++)
+        pages[count].state = ZC_PAGE_FILLING;
+    unsigned bounce = take_bounce(heap);
+    int done = load(heap, region, first, count, bounce);
+    give_bounce(heap, bounce);
+    for (size_t i = 0; i < count; i++)
+        pages[i].state = ZC_PAGE_STORED;
+    if (done > 0) {
+        settle(heap, pages, (size_t)done);
+    } else if (done == -EIO) {
+        pages->state = ZC_PAGE_LOST;
+        heap->stats.lost++;
+        heap->stats.stored_pages--;
+    }
+    tell_of_pages(heap);
+    return done;
+}
+
+/* More and more pages come while each fault is where the last one's pages ended; but no large part of
+ * the budget. */
+static int fill_in_order(zc_heap *heap, struct zc_region *region, size_t at)
+{
+    size_t most = zc_min(heap->most_ahead, (size_t)zc_min64(heap->budget / 64, ZC_AHEAD));
+
+    most = at == region->next ? zc_min(2 * region->ahead, most) : 1;
+    int done = zc_fill_stored(heap, region, at, zc_max(most, 1));
+    if (done < 0)
+        return done;
+    region->ahead = (size_t)done;
+    region->next = at + region->ahead;
     return 0;
 }
 
@@ -169,7 +229,7 @@ int zc_fill(zc_heap *heap, struct zc_region *region, size_t at)
         case ZC_PAGE_WAITING:
             return fill_waiting(heap, region, at);
         case ZC_PAGE_STORED:
-            return fill_stored(heap, region, at);
+            return fill_in_order(heap, region, at);
         case ZC_PAGE_LOST:
             return -EIO;
         case ZC_PAGE_FILLING:

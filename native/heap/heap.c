@@ -101,6 +101,12 @@ static size_t slots_bytes(const zc_heap *heap)
     return ZC_SLOTS * ZC_RUN_PAGES * heap->page_size;
 }
 
+/* With a page of zeros behind them. */
+static size_t bounces_bytes(const zc_heap *heap)
+{
+    return (ZC_BOUNCES * ZC_AHEAD + 1) * heap->page_size;
+}
+
 /* A word that is 0 in a child. */
 static _Atomic uint32_t *mark_get(size_t page_size)
 {
@@ -117,11 +123,11 @@ static _Atomic uint32_t *mark_get(size_t page_size)
 static int get_memory(zc_heap *heap)
 {
     heap->slot_memory = pages_get(slots_bytes(heap));
-    heap->bounces = pages_get((ZC_BOUNCES + 1) * heap->page_size);
+    heap->bounces = pages_get(bounces_bytes(heap));
     heap->is_ours = mark_get(heap->page_size);
     if (!heap->slot_memory || !heap->bounces || !heap->is_ours)
         return -ENOMEM;
-    heap->zeros = heap->bounces + ZC_BOUNCES * heap->page_size;
+    heap->zeros = heap->bounces + ZC_BOUNCES * ZC_AHEAD * heap->page_size;
     heap->free_bounces = UINT32_MAX;
     return heap->uffd.can_move ? zc_uffd_watch(&heap->uffd, heap->slot_memory, slots_bytes(heap))
                                : 0;
@@ -201,6 +207,7 @@ int zc_heap_create(zc_pool *pool, const struct zc_heap_config *config, zc_heap *
     heap->pool = pool;
     heap->page_size = page_size;
     heap->faults = config->faults;
+    heap->most_ahead = config->ahead ? zc_min(config->ahead, ZC_AHEAD) : ZC_AHEAD;
     heap->stop_event = -1;
     heap->budget = in_pages(heap, config->budget);
     error = open_uffd(heap, config, why, size);
@@ -253,7 +260,7 @@ static void put_memory(zc_heap *heap)
     if (heap->slot_memory)
         munmap(heap->slot_memory, slots_bytes(heap));
     if (heap->bounces)
-        munmap(heap->bounces, (ZC_BOUNCES + 1) * heap->page_size);
+        munmap(heap->bounces, bounces_bytes(heap));
 }
 
 /* What a child of fork() has, too. */
@@ -285,26 +292,36 @@ void zc_heap_destroy(zc_heap *heap)
 
 /* ---- ranges ---- */
 
-static void unpin(zc_heap *heap, struct zc_region *region, size_t first, size_t count)
+static void unpin(zc_heap *heap, const struct zc_range *range)
 {
-    for (size_t i = first; i < first + count; i++) {
-        struct zc_page *page = &region->pages[i];
+    for (size_t i = 0; i < range->count; i++) {
+        struct zc_page *page = &range->region->pages[range->first + i];
         if (page->pins && --page->pins == 0)
             heap->stats.pinned_pages--;
     }
 }
 
-static int pin(zc_heap *heap, struct zc_region *region, size_t first, size_t count)
+static int pin_page(zc_heap *heap, struct zc_page *page)
 {
-    for (size_t i = first; i < first + count; i++) {
-        struct zc_page *page = &region->pages[i];
-        int error = page->pins == UINT16_MAX ? -EOVERFLOW : 0;
-        if (!error && page->pins++ == 0)
-            heap->stats.pinned_pages++;
+    if (page->pins == UINT16_MAX)
+        return -EOVERFLOW;
+    if (page->pins++ == 0)
+        heap->stats.pinned_pages++;
+    return 0;
+}
+
+static int pin(zc_heap *heap, const struct zc_range *range)
+{
+    struct zc_range pinned = {range->region, range->first, 0};
+
+    while (pinned.count < range->count) {
+        size_t at = range->first + pinned.count;
+        int error = pin_page(heap, &range->region->pages[at]);
+        pinned.count += !error;
         if (!error)
-            error = zc_fill(heap, region, i);
+            error = zc_fill(heap, range->region, at);
         if (error) {
-            unpin(heap, region, first, i - first + (error != -EOVERFLOW));
+            unpin(heap, &pinned);
             return error;
         }
     }
@@ -313,63 +330,73 @@ static int pin(zc_heap *heap, struct zc_region *region, size_t first, size_t cou
 
 int zc_heap_pin(zc_heap *heap, const void *at, size_t size)
 {
-    struct zc_region *region;
-    size_t first, count;
+    struct zc_range range;
     sigset_t signals;
 
     enter(heap, &signals);
-    int error = zc_range_of(heap, at, size, &region, &first, &count);
+    int error = zc_range_of(heap, at, size, &range);
     if (!error)
-        error = pin(heap, region, first, count);
+        error = pin(heap, &range);
     leave(heap, &signals);
     return error;
 }
 
 int zc_heap_unpin(zc_heap *heap, const void *at, size_t size)
 {
-    struct zc_region *region;
-    size_t first, count;
+    struct zc_range range;
     sigset_t signals;
 
     enter(heap, &signals);
-    int error = zc_range_of(heap, at, size, &region, &first, &count);
+    int error = zc_range_of(heap, at, size, &range);
     if (!error)
-        unpin(heap, region, first, count);
+        unpin(heap, &range);
     heap->is_stuck = false;
     zc_change_tell(&heap->over);
     leave(heap, &signals);
     return error;
 }
 
+static int64_t prefetch(zc_heap *heap, const struct zc_range *range)
+{
+    size_t end = range->first + range->count;
+    int64_t pages = 0;
+
+    for (size_t at = range->first; at < end;) {
+        if (range->region->pages[at].state != ZC_PAGE_STORED) {
+            at++;
+            continue;
+        }
+        int done = zc_fill_stored(heap, range->region, at, zc_min(end - at, ZC_AHEAD));
+        if (done < 0)
+            return done;
+        at += (size_t)done;
+        pages += done;
+    }
+    return pages;
+}
+
 int64_t zc_heap_prefetch(zc_heap *heap, const void *at, size_t size)
 {
-    struct zc_region *region;
-    size_t first, count;
-    int64_t pages = 0;
+    struct zc_range range;
     sigset_t signals;
 
     enter(heap, &signals);
-    int error = zc_range_of(heap, at, size, &region, &first, &count);
-    for (size_t i = 0; !error && i < count; i++) {
-        if (region->pages[first + i].state != ZC_PAGE_STORED)
-            continue;
-        error = zc_fill(heap, region, first + i);
-        pages += !error;
-    }
+    int64_t pages = zc_range_of(heap, at, size, &range);
+    if (pages == 0)
+        pages = prefetch(heap, &range);
     leave(heap, &signals);
-    return error ? error : pages;
+    return pages;
 }
 
 int64_t zc_heap_evict(zc_heap *heap, const void *at, size_t size)
 {
-    struct zc_region *region;
+    struct zc_range range;
     sigset_t signals;
-    size_t first, count;
 
     enter_evicting(heap, &signals);
-    int64_t done = zc_range_of(heap, at, size, &region, &first, &count);
+    int64_t done = zc_range_of(heap, at, size, &range);
     if (done == 0)
-        done = (int64_t)zc_evict_range(heap, region, first, count);
+        done = (int64_t)zc_evict_range(heap, &range);
     leave_evicting(heap, &signals);
     return done;
 }

@@ -29,9 +29,8 @@
 
 #define ZC_RUN_PAGES 16u /* moved at a time */
 #define ZC_SLOTS 256u
-#define ZC_BOUNCES 32u  /* faults of stored pages at a time */
-#define ZC_COPIES 1024u /* pages whose copies in the pool are to be forgotten */
-#define ZC_COPIES_MANY (ZC_COPIES / 2)
+#define ZC_BOUNCES 32u /* faults of stored pages at a time */
+#define ZC_AHEAD 8u    /* pages of one, at most */
 
 enum zc_page_state {
     ZC_PAGE_NEW,      /* never touched: zeros */
@@ -46,15 +45,27 @@ enum zc_page_state {
 struct zc_page {
     uint8_t state; /* enum zc_page_state */
     uint8_t rest;  /* rounds of the hand that it is left alone for */
+    uint8_t slot;  /* of a waiting or leaving page */
+    /* It is in the pool still. To forget it takes memory or frees some, which a signal handler may not
+     * do, and disturbs who brings in more: the evictor does, later. */
+    bool has_copy;
     uint16_t pins;
-    uint16_t slot; /* of a waiting or leaving page */
 };
+_Static_assert(ZC_SLOTS <= UINT8_MAX + 1, "slots have numbers of a byte");
 
 struct zc_region {
     char *at;
     size_t count; /* pages */
     uint64_t object;
+    size_t next;  /* page that is touched next if they are touched in order */
+    size_t ahead; /* pages that came at the last fault */
     struct zc_page pages[];
+};
+
+/* Pages of a region. */
+struct zc_range {
+    struct zc_region *region;
+    size_t first, count;
 };
 
 /* A run out of its place; a ring of them. */
@@ -62,13 +73,6 @@ struct zc_slot {
     struct zc_region *region;
     size_t first;
     uint32_t waiting; /* bit i: page first + i waits here */
-};
-
-/* A page that is back in its place, and in the pool still: to forget it takes memory or frees some, which
- * a signal handler may not do. The evictor does. */
-struct zc_copy {
-    struct zc_region *region;
-    size_t page;
 };
 
 /* A page of the pool that a signal handler wants, and what became of it. */
@@ -84,6 +88,7 @@ struct zc_heap {
     size_t page_size;
     enum zc_heap_faults faults;
     bool has_handler;
+    size_t most_ahead; /* pages */
     struct zc_uffd uffd;
     struct zc_lock evicting, lock;
     struct zc_change change; /* of a page that somebody waits for, or of room */
@@ -97,14 +102,16 @@ struct zc_heap {
     uint64_t next_object;
     size_t hand_region, hand; /* the page that the sweep goes on with */
 
-    size_t copies;
-    struct zc_copy copy[ZC_COPIES];
+    size_t copies;          /* pages that have one */
+    bool has_new_copies;    /* since the evictor looked */
+    uint64_t forget_quiet;  /* zc_now_ns(): when it forgets them if none come, */
+    uint64_t forget_latest; /* and if they do; 0: there were none */
 
     char *slot_memory;
     size_t first_slot, used_slots;
     struct zc_slot ring[ZC_SLOTS];
 
-    char *bounces; /* pages */
+    char *bounces; /* ZC_AHEAD pages each */
     char *zeros;   /* a page */
     uint32_t free_bounces;
     uint32_t wished; /* bit i: wish i waits to be granted, into bounce i */
@@ -120,9 +127,8 @@ struct zc_heap {
 
 /* NULL: not of this heap. */
 struct zc_region *zc_region_of(const zc_heap *heap, const void *address);
-/* The pages of a range. 0, or -EFAULT: not all of it is in one region of the heap's. */
-int zc_range_of(const zc_heap *heap, const void *at, size_t size, struct zc_region **region,
-                size_t *first, size_t *count);
+/* 0, or -EFAULT: not all of it is in one region of the heap's. */
+int zc_range_of(const zc_heap *heap, const void *at, size_t size, struct zc_range *out);
 static inline char *zc_page_at(const zc_heap *heap, const struct zc_region *region, size_t page)
 {
     return region->at + page * heap->page_size;
@@ -136,6 +142,8 @@ int zc_bring_back(zc_heap *heap, char *to, char *from);
 /* The page is in its place, if it was in the pool, in a slot, or new. The lock is held, and left meanwhile.
  * 0, -EIO, or -ENOMEM: for now. */
 int zc_fill(zc_heap *heap, struct zc_region *region, size_t page);
+/* Up to `most`, 1..ZC_AHEAD, adjacent pages are, of which the first is in the pool. The same, but returns how many. */
+int zc_fill_stored(zc_heap *heap, struct zc_region *region, size_t first, size_t most);
 void *zc_answer(void *heap); /* a thread */
 void *zc_grant(void *heap);  /* another: the getter */
 
@@ -143,9 +151,9 @@ void *zc_grant(void *heap);  /* another: the getter */
 
 void *zc_evict_over_budget(void *heap); /* a thread */
 /* evicting is held. Returns the pages put away. */
-size_t zc_evict_range(zc_heap *heap, struct zc_region *region, size_t first, size_t count);
+size_t zc_evict_range(zc_heap *heap, const struct zc_range *range);
 size_t zc_evict_idle(zc_heap *heap);
-/* evicting and lock are held: no page of the region waits any more, or has a copy to be forgotten. */
+/* evicting and lock are held: no page of the region waits any more. */
 void zc_evict_forget(zc_heap *heap, const struct zc_region *region);
 static inline char *zc_slot_page(const zc_heap *heap, size_t slot, size_t i)
 {

@@ -32,17 +32,18 @@ struct zc_region *zc_region_of(const zc_heap *heap, const void *address)
     return offset < region->count * heap->page_size ? region : NULL;
 }
 
-int zc_range_of(const zc_heap *heap, const void *at, size_t size, struct zc_region **region,
-                size_t *first, size_t *count)
+int zc_range_of(const zc_heap *heap, const void *at, size_t size, struct zc_range *out)
 {
-    *region = zc_region_of(heap, at);
-    if (!*region)
+    struct zc_region *region = zc_region_of(heap, at);
+
+    if (!region)
         return -EFAULT;
-    size_t offset = (size_t)((const char *)at - (*region)->at);
-    if (size > (*region)->count * heap->page_size - offset)
+    size_t offset = (size_t)((const char *)at - region->at);
+    if (size > region->count * heap->page_size - offset)
         return -EFAULT;
-    *first = offset / heap->page_size;
-    *count = size ? (offset + size - 1) / heap->page_size - *first + 1 : 0;
+    size_t first = offset / heap->page_size;
+    size_t count = size ? (offset + size - 1) / heap->page_size - first + 1 : 0;
+    *out = (struct zc_range){region, first, count};
     return 0;
 }
 
@@ -139,6 +140,7 @@ static void discount(zc_heap *heap, const struct zc_region *region)
         heap->stats.resident_pages -= page->state == ZC_PAGE_RESIDENT;
         heap->stats.stored_pages -= page->state == ZC_PAGE_STORED;
         heap->stats.pinned_pages -= page->pins != 0;
+        heap->copies -= page->has_copy;
     }
     heap->stats.mapped_bytes -= region->count * heap->page_size;
 }

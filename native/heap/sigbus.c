@@ -10,8 +10,11 @@
 #include <string.h>
 #include <ucontext.h>
 
-#define SIGNALS 64               /* the kernel's */
-#define MASK_BYTES (SIGNALS / 8) /* the C library's type is larger */
+#include "base/base.h"
+
+#define SIGNALS 64 /* the kernel's */
+/* The C library's type may be larger, or, 32-bit Android's, smaller. */
+#define MASK_BYTES zc_min(SIGNALS / 8, sizeof(sigset_t))
 
 static struct {
     _Atomic(zc_heap *) heap;

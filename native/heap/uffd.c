@@ -98,15 +98,32 @@ int zc_uffd_watch(const struct zc_uffd *uffd, void *at, size_t size)
     return call(uffd, UFFDIO_REGISTER, &on);
 }
 
+int64_t zc_uffd_copy_run(const struct zc_uffd *uffd, void *at, const void *from, size_t size)
+{
+    int before = errno, error = 0;
+    size_t done = 0;
+
+    while (done < size && !error) {
+        struct uffdio_copy copy = {
+            .dst = (uintptr_t)at + done,
+            .src = (uintptr_t)from + done,
+            .len = size - done,
+        };
+        int failed = ioctl(uffd->fd, UFFDIO_COPY, &copy);
+        if (copy.copy > 0)
+            done += (size_t)copy.copy;
+        else if (failed && errno != EAGAIN)
+            error = -errno;
+    }
+    errno = before;
+    return done ? (int64_t)done : error;
+}
+
 int zc_uffd_copy(const struct zc_uffd *uffd, void *at, const void *from, size_t page_size)
 {
-    struct uffdio_copy copy = {
-        .dst = (uintptr_t)at,
-        .src = (uintptr_t)from,
-        .len = page_size,
-    };
+    int64_t done = zc_uffd_copy_run(uffd, at, from, page_size);
 
-    return call(uffd, UFFDIO_COPY, &copy);
+    return done < 0 ? (int)done : 0;
 }
 
 int zc_uffd_poison(const struct zc_uffd *uffd, void *at, size_t page_size)

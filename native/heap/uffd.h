@@ -25,6 +25,8 @@ int zc_uffd_watch(const struct zc_uffd *uffd, void *at, size_t size);
 
 /* Gives a page to a place that has none, and lets its threads go on. -EEXIST: it has one. */
 int zc_uffd_copy(const struct zc_uffd *uffd, void *at, const void *from, size_t page_size);
+/* The same for several pages. Returns the bytes that it got through, or -errno if there are none. */
+int64_t zc_uffd_copy_run(const struct zc_uffd *uffd, void *at, const void *from, size_t size);
 int zc_uffd_poison(const struct zc_uffd *uffd, void *at, size_t page_size);
 /* Lets threads go on that wait for a page. */
 void zc_uffd_wake(const struct zc_uffd *uffd, void *at, size_t page_size);

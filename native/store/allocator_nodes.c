@@ -8,8 +8,27 @@
 #include "base/base.h"
 #include "store/nodes.h"
 #include "store/pool.h"
+#include "store/store.h"
 
 #define CLASSES_MAX 256u
+
+int zc_zsmalloc_get_classes(zc_store *store, struct zc_zsmalloc_class *out, size_t max)
+{
+    struct zc_class_stats *classes = calloc(CLASSES_MAX, sizeof(*classes));
+    void *alloc;
+    int error = classes ? zc_zsmalloc_ops.create(store->frames, store->page_size, &alloc) : -ENOMEM;
+    size_t count = 0;
+
+    if (!error) {
+        count = zc_zsmalloc_ops.class_stats(alloc, classes, CLASSES_MAX);
+        zc_zsmalloc_ops.destroy(alloc);
+    }
+    for (size_t i = 0; i < count && i < max; i++)
+        out[i] = (struct zc_zsmalloc_class){classes[i].size, classes[i].frames_per_zspage,
+                                            classes[i].slots_per_zspage};
+    free(classes);
+    return error ? error : (int)count;
+}
 
 /* Adds up the classes of all pools that use the allocator. Returns how many classes it has. */
 static size_t sum_classes(zc_store *store, const struct zc_alloc_ops *ops,

@@ -7,6 +7,7 @@
 #include "base/base.h"
 #include "store/entry.h"
 #include "store/limit.h"
+#include "store/store.h"
 
 #define OVERHEAD 64u /* bytes of a record in a store besides the page's, at most */
 
@@ -348,6 +349,17 @@ void zc_writeback_show(zc_pool *pool, struct zc_text *out)
         zc_text_add(out, "none");
     }
     zc_writeback_leave(pool);
+}
+
+uint64_t zc_pool_in_place_bytes(zc_pool *pool)
+{
+    struct zc_backing *store = zc_writeback_enter(pool);
+    struct zc_backing_stats stats = {.layout = ZC_PACKED};
+
+    if (store)
+        zc_backing_get_stats(store, &stats);
+    zc_writeback_leave(pool);
+    return stats.layout == ZC_IN_PLACE ? stats.size : UINT64_MAX;
 }
 
 bool zc_writeback_has_room(zc_pool *pool, const struct zc_pool_stats *stats)

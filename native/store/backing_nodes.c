@@ -7,6 +7,7 @@
 #include "base/base.h"
 #include "store/nodes.h"
 #include "store/pool.h"
+#include "store/store.h"
 
 static int take_text(const char *value, size_t len, char *out, size_t size)
 {

@@ -25,20 +25,48 @@ uint64_t zc_entry_owner(const zc_pool *pool, const struct zc_shard *shard, uint6
     return (uint64_t)high << 32 | index;
 }
 
+static struct zc_shard *shard_of_owner(zc_pool *pool, uint64_t owner)
+{
+    return &pool->shards[owner >> 32 & (ZC_SHARDS - 1)];
+}
+
+static uint32_t number_of_owner(uint64_t owner)
+{
+    return (uint32_t)(owner >> 32) >> ZC_SHARD_BITS;
+}
+
 struct zc_entry *zc_entry_lock_any(zc_pool *pool, uint64_t owner, struct zc_shard **shard,
                                    uint64_t *object)
 {
-    uint32_t high = (uint32_t)(owner >> 32);
-
     if (owner == ZC_NO_OWNER)
         return NULL;
-    *shard = &pool->shards[high & (ZC_SHARDS - 1)];
+    *shard = shard_of_owner(pool, owner);
     zc_shard_lock(*shard);
     struct zc_entry *entry =
-        zc_index_find_by_number(&(*shard)->index, high >> ZC_SHARD_BITS, (uint32_t)owner, object);
+        zc_index_find_by_number(&(*shard)->index, number_of_owner(owner), (uint32_t)owner, object);
     if (!entry)
         zc_shard_unlock(*shard);
     return entry;
+}
+
+void zc_entries_prefetch(zc_pool *pool, const uint64_t *owners, size_t count)
+{
+    struct zc_shard *locked = NULL;
+
+    for (size_t i = 0; i < count; i++) {
+        struct zc_shard *shard = shard_of_owner(pool, owners[i]);
+        if (owners[i] == ZC_NO_OWNER)
+            continue;
+        if (shard != locked) {
+            if (locked)
+                zc_shard_unlock(locked);
+            zc_shard_share(shard);
+            locked = shard;
+        }
+        zc_index_prefetch_by_number(&shard->index, number_of_owner(owners[i]), (uint32_t)owners[i]);
+    }
+    if (locked)
+        zc_shard_unlock(locked);
 }
 
 struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,

@@ -21,6 +21,8 @@ struct zc_entry *zc_entry_lock(zc_pool *pool, uint64_t owner, zc_handle handle,
 /* The same whatever it has. */
 struct zc_entry *zc_entry_lock_any(zc_pool *pool, uint64_t owner, struct zc_shard **shard,
                                    uint64_t *object);
+/* Brings into the cache the entries that will be locked next. No lock is held. */
+void zc_entries_prefetch(zc_pool *pool, const uint64_t *owners, size_t count);
 
 /* A page comes (by = 1) or goes (by = -1): everything that tells what the pool holds. */
 void zc_entry_account(zc_pool *pool, struct zc_shard *shard, const struct zc_entry *entry,

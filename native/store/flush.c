@@ -5,11 +5,37 @@
 #include "base/base.h"
 #include "store/entry.h"
 #include "store/extent.h"
+#include "store/record.h"
+
+/* A flush of so many pages took that long; of an object: index 0. */
+static void note(zc_pool *pool, enum zc_event_kind kind, const struct zc_key *key, int64_t pages,
+                 uint64_t start)
+{
+    struct zc_recorder *recorder = zc_recorder_of(pool);
+
+    if (!recorder || !start)
+        return;
+    zc_recorder_note(recorder, &(struct zc_event){
+                                   .object = key->object,
+                                   .index = key->index,
+                                   .size = (uint32_t)zc_min64((uint64_t)pages, UINT32_MAX),
+                                   .time_us = zc_recorder_time(recorder),
+                                   .ns = zc_event_ns(zc_now_ns() - start),
+                                   .kind = (uint8_t)kind,
+                                   .result = pages == 0,
+                               });
+}
+
+static uint64_t start_of(zc_pool *pool)
+{
+    return zc_recorder_of(pool) ? zc_now_ns() : 0;
+}
 
 static int flush_one(zc_pool *pool, const struct zc_key *key)
 {
     struct zc_shard *shard = zc_shard_of(pool, key->object, key->index);
     struct zc_entry gone = {0};
+    uint64_t start = start_of(pool);
     int error = -ENOENT;
 
     zc_shard_lock(shard);
@@ -23,6 +49,7 @@ static int flush_one(zc_pool *pool, const struct zc_key *key)
     zc_shard_unlock(shard);
 
     zc_pool_freed(pool, zc_entry_release(pool, &gone));
+    note(pool, ZC_EVENT_FLUSH, key, error == 0, start);
     return error;
 }
 
@@ -43,6 +70,7 @@ static void drop_entry(void *arg, uint64_t object, const struct zc_entry *entry)
 
 int64_t zc_flush_object(zc_pool *pool, uint64_t object)
 {
+    uint64_t start = start_of(pool);
     int64_t flushed = 0;
 
     if (pool->dead)
@@ -61,6 +89,7 @@ int64_t zc_flush_object(zc_pool *pool, uint64_t object)
         zc_shard_unlock(shard);
     }
     zc_pool_freed(pool, (size_t)flushed);
+    note(pool, ZC_EVENT_FLUSH_OBJECT, &(struct zc_key){.object = object}, flushed, start);
     return flushed;
 }
 

@@ -6,6 +6,7 @@
 #include "base/base.h"
 #include "store/entry.h"
 #include "store/extent.h"
+#include "store/record.h"
 
 #define CACHE_LINE 64u       /* bytes */
 #define PREFETCH_NEAR 256u   /* bytes: what comes after is prefetched by the processor itself */
@@ -28,6 +29,9 @@ struct gets {
     struct zc_entry *entry, *next;  /* of this page, and of the next; NULL: not looked for */
     unsigned count_gets, count_found, count_damaged; /* since `locked` was */
     unsigned count_written, count_unread;
+    struct zc_recorder *recorder; /* NULL: the pool is not recorded */
+    uint32_t time;                /* of the batch, for it */
+    uint8_t kind;                 /* of the entry of this page; enum zc_entry_kind */
 };
 
 static void lock(struct gets *gets, struct zc_shard *shard)
@@ -107,10 +111,12 @@ static int get_one(struct gets *gets, size_t i, void *page)
     if (entry && zc_entry_is_written(entry) && !gets->reader.no_alloc)
         entry = fetch(gets, key, entry);
     if (!entry) {
+        gets->kind = ZC_ENTRY_EMPTY;
         gets->count_gets++;
         return -ENOENT;
     }
     bool is_written = zc_entry_is_written(entry);
+    gets->kind = entry->kind;
     int error = zc_entry_load(&gets->reader, gets->locked, entry, page);
     if (error == -EAGAIN)
         return error;
@@ -211,6 +217,24 @@ static struct zc_shard *shard_at(const struct gets *gets, size_t i)
     return zc_shard_of(gets->pool, gets->keys[i].object, gets->keys[i].index);
 }
 
+static void note(const struct gets *gets, size_t i, int32_t result, uint64_t ns)
+{
+    if (result == -EAGAIN)
+        return; /* it will be asked for again */
+    zc_recorder_note(gets->recorder, &(struct zc_event){
+                                         .object = gets->keys[i].object,
+                                         .index = gets->keys[i].index,
+                                         .time_us = gets->time,
+                                         .ns = zc_event_ns(ns),
+                                         .kind = ZC_EVENT_GET,
+                                         .result = result == 0         ? 0
+                                                   : result == -ENOENT ? 1
+                                                                       : 2,
+                                         .detail = gets->kind,
+                                         .flags = gets->is_peek ? ZC_EVENT_PEEK : 0,
+                                     });
+}
+
 static void get_all(struct gets *gets, void *const *pages, int32_t *results)
 {
     for (size_t i = 0; i < zc_min(LEAF, gets->count); i++)
@@ -220,6 +244,7 @@ static void get_all(struct gets *gets, void *const *pages, int32_t *results)
         if (i + LEAF < gets->count)
             gets->shards[(i + LEAF) % AHEAD] = shard_at(gets, i + LEAF);
         struct zc_shard *shard = gets->shards[i % AHEAD];
+        uint64_t start = gets->recorder ? zc_now_ns() : 0;
         gets->entry = gets->next;
         gets->next = NULL;
         if (gets->locked != shard || run == RUN_MAX) {
@@ -231,6 +256,8 @@ static void get_all(struct gets *gets, void *const *pages, int32_t *results)
         if (!gets->locked)
             lock(gets, shard);
         results[i] = get_one(gets, i, pages[i]);
+        if (gets->recorder)
+            note(gets, i, results[i], zc_now_ns() - start);
         if (i + 1 < gets->count && gets->shards[(i + 1) % AHEAD] != shard)
             unlock(gets);
     }
@@ -252,8 +279,11 @@ int zc_get_batch(zc_pool *pool, const struct zc_key *keys, void *const *pages, s
         .stamp = zc_pool_tick(pool),
         .now = zc_store_now(pool->store),
         .reader = {.pool = pool, .no_alloc = no_alloc},
+        .recorder = zc_recorder_of(pool),
     };
 
+    if (gets.recorder)
+        gets.time = zc_recorder_time(gets.recorder);
     get_all(&gets, pages, results);
     return pool->dead ? -ENOENT : 0;
 }

@@ -437,13 +437,21 @@ uint32_t zc_index_number(const struct zc_index *index, uint64_t id)
     return object_number(index, id);
 }
 
-struct zc_entry *zc_index_find_by_number(const struct zc_index *index, uint32_t number, uint32_t i,
-                                         uint64_t *id)
+/* NULL: there is none now. */
+static struct object *object_by_number(const struct zc_index *index, uint32_t number)
 {
     if (number == 0 || number > index->objects.top)
         return NULL;
+
     struct object *object = object_at(index, number);
-    if (object->count == 0)
+    return object->count > 0 ? object : NULL;
+}
+
+struct zc_entry *zc_index_find_by_number(const struct zc_index *index, uint32_t number, uint32_t i,
+                                         uint64_t *id)
+{
+    struct object *object = object_by_number(index, number);
+    if (!object)
         return NULL;
 
     uint64_t h = hash(index, i);
@@ -459,9 +467,8 @@ void zc_index_prefetch_leaf(const struct zc_index *index, uint64_t id, uint32_t 
         __builtin_prefetch(&object->leaves[slot_of(hash(index, i), object->depth)]);
 }
 
-void zc_index_prefetch_entry(const struct zc_index *index, uint64_t id, uint32_t i)
+static void prefetch_entry(const struct zc_index *index, const struct object *object, uint32_t i)
 {
-    const struct object *object = object_find(index, id);
     if (!object)
         return;
 
@@ -472,6 +479,16 @@ void zc_index_prefetch_entry(const struct zc_index *index, uint64_t id, uint32_t
     __builtin_prefetch(leaf);
     if (capacity)
         __builtin_prefetch(&leaf->entries[home(h, capacity)]);
+}
+
+void zc_index_prefetch_entry(const struct zc_index *index, uint64_t id, uint32_t i)
+{
+    prefetch_entry(index, object_find(index, id), i);
+}
+
+void zc_index_prefetch_by_number(const struct zc_index *index, uint32_t number, uint32_t i)
+{
+    prefetch_entry(index, object_by_number(index, number), i);
 }
 
 static struct zc_entry *insert(struct zc_index *index, uint64_t id, uint32_t i)

@@ -66,6 +66,7 @@ struct zc_entry *zc_index_find(const struct zc_index *index, uint64_t object, ui
  * itself. */
 void zc_index_prefetch_leaf(const struct zc_index *index, uint64_t object, uint32_t i);
 void zc_index_prefetch_entry(const struct zc_index *index, uint64_t object, uint32_t i);
+void zc_index_prefetch_by_number(const struct zc_index *index, uint32_t number, uint32_t i);
 
 /* A new entry of kind ZC_ENTRY_EMPTY, which the caller sets at once; the key must not be there.
  * NULL: out of memory, nothing changed. */

@@ -12,6 +12,7 @@
 #include "base/thread.h"
 #include "store/limit.h"
 #include "store/pool.h"
+#include "store/store.h"
 
 #define LOOK_NS UINT64_C(1000000000) /* between looks at meminfo */
 #define MS_NS UINT64_C(1000000)
@@ -131,6 +132,13 @@ static bool wait_for_work(zc_store *store)
     return on[1].revents & POLLPRI || meminfo_is_low(store);
 }
 
+static void keep(zc_store *store)
+{
+    uint64_t retry = zc_limit_keep(store);
+
+    store->keeper.due = zc_min64(retry, run_chores(store));
+}
+
 static void *keeper_main(void *arg)
 {
     zc_store *store = arg;
@@ -143,8 +151,7 @@ static void *keeper_main(void *arg)
         keeper->woken = false;
         if (is_short)
             zc_limit_relieve(store);
-        uint64_t retry = zc_limit_keep(store);
-        keeper->due = zc_min64(retry, run_chores(store));
+        keep(store);
         keeper->busy = false;
     }
     return NULL;
@@ -154,7 +161,7 @@ void zc_keeper_start(zc_store *store)
 {
     struct zc_keeper *keeper = &store->keeper;
 
-    if (keeper->is_running)
+    if (keeper->is_running || store->clock_ns)
         return;
     keeper->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (keeper->event < 0)
@@ -187,10 +194,29 @@ void zc_keeper_wake(zc_store *store)
     static const uint64_t once = 1;
     struct zc_keeper *keeper = &store->keeper;
 
-    if (!keeper->is_running || keeper->woken || atomic_exchange(&keeper->woken, true))
+    if (keeper->woken || (!keeper->is_running && !store->clock_ns) ||
+        atomic_exchange(&keeper->woken, true) || !keeper->is_running)
         return;
     while (write(keeper->event, &once, sizeof(once)) < 0 && errno == EINTR)
         ;
+}
+
+void zc_store_set_clock(zc_store *store, uint64_t ns)
+{
+    if (!store->clock_ns)
+        store->keeper.due = UINT64_MAX;
+    store->clock_ns = ns;
+}
+
+uint64_t zc_store_turn(zc_store *store)
+{
+    struct zc_keeper *keeper = &store->keeper;
+
+    if (keeper->woken || keeper->due <= store->clock_ns) {
+        keeper->woken = false;
+        keep(store);
+    }
+    return keeper->due;
 }
 
 void zc_debug_settle(zc_store *store)

@@ -2,6 +2,7 @@
 #include "store/limit.h"
 
 #include "base/base.h"
+#include "store/store.h"
 
 #define TAKE_FRAMES (2 * ZC_EXTENT_MAX) /* for a put that waits */
 #define WRITE_FRAMES 64u                /* the same, of what has to be written */
@@ -9,7 +10,7 @@
 #define IN_VAIN_NS \
     (ZC_SECOND_NS / 10) /* from a look for pages to write that found none to the next */
 
-static uint64_t used(const zc_store *store)
+uint64_t zc_store_used(const zc_store *store)
 {
     struct zc_frames_stats frames;
 
@@ -186,7 +187,7 @@ void zc_limit_reconsider(zc_pool *pool)
 /* Is the keeper to make room? A limit of a few frames is reached before the high watermark. */
 static bool is_full(const zc_store *store)
 {
-    return store->refuses || used(store) > share_of(store, ZC_STORE_HIGH_WATERMARK) ||
+    return store->refuses || zc_store_used(store) > share_of(store, ZC_STORE_HIGH_WATERMARK) ||
            !zc_frames_have_room(store->frames);
 }
 
@@ -196,7 +197,7 @@ static bool is_open(zc_store *store)
         return false;
     if (ZC_LIKELY(!store->refuses))
         return true;
-    if (used(store) > share_of(store, ZC_STORE_ACCEPT))
+    if (zc_store_used(store) > share_of(store, ZC_STORE_ACCEPT))
         return false;
     store->refuses = false;
     return true;
@@ -247,7 +248,7 @@ void zc_limit_after_puts(zc_pool *pool)
 /* Bytes to be freed. */
 static uint64_t excess(zc_store *store)
 {
-    uint64_t low = share_of(store, ZC_STORE_LOW_WATERMARK), now = used(store);
+    uint64_t low = share_of(store, ZC_STORE_LOW_WATERMARK), now = zc_store_used(store);
 
     if (store->refuses)
         low = zc_min(low, share_of(store, ZC_STORE_ACCEPT));

@@ -247,6 +247,7 @@ static size_t cost_of(const struct zc_run *run, uint16_t pages)
 static void join(struct zc_packer *packer, const struct zc_extent *made, zc_handle word)
 {
     struct zc_run *run = &packer->run;
+    uint64_t packed = packer->packed;
 
     for (unsigned i = 0; i < run->pages; i++) {
         if (!(made->made >> i & 1))
@@ -263,7 +264,8 @@ static void join(struct zc_packer *packer, const struct zc_extent *made, zc_hand
         run->entries[i] = old;
         packer->packed += !zc_entry_is_cold(&old);
     }
-    packer->extents++;
+    packer->extents +=
+        packer->packed > packed; /* one that only takes the place of sparse ones is none */
 }
 
 /* 1: done; 0: it would save nothing any more; -ENOMEM. */

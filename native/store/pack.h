@@ -39,7 +39,7 @@ struct zc_packer {
     char spec[ZC_COLD_CODEC_MAX + 1];
     unsigned pages;           /* of an extent, at most */
     struct zc_idle idle;      /* of pages; .seconds 0: any page will do */
-    uint64_t packed, extents; /* pages made cold; made */
+    uint64_t packed, extents; /* pages made cold; extents made of such */
     uint64_t saved;           /* bytes */
     struct zc_text *why;      /* for what is wrong with the codec; NULL: not wanted */
     struct zc_reader reader;

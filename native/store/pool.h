@@ -31,23 +31,24 @@
 
 /* A pool's parameters, all changeable while it is in use. */
 enum zc_param {
-    ZC_PARAM_MAX_ZSIZE,        /* bytes */
-    ZC_PARAM_MAX_MEAN_ZSIZE,   /* bytes */
-    ZC_PARAM_POLICY_PERCENT,   /* of RAM */
-    ZC_PARAM_EXCLUSIVE_GETS,   /* bool */
-    ZC_PARAM_KEEP_REJECTED,    /* bool */
-    ZC_PARAM_CHECKSUMS,        /* bool */
-    ZC_PARAM_ENTROPY_GATE,     /* millibits a byte; 0: none */
-    ZC_PARAM_COMPACT_AUTO,     /* bool */
-    ZC_PARAM_IGNORE_INACTIVE,  /* bool */
-    ZC_PARAM_POOR_RUN_LIMIT,   /* pages; 0: none */
-    ZC_PARAM_WRITEBACK_BUDGET, /* bytes a day; 0: any number */
-    ZC_PARAM_WRITEBACK_AUTO,   /* bool */
-    ZC_PARAM_WRITEBACK_AFTER,  /* seconds; 0: never */
-    ZC_PARAM_COLD_AFTER,       /* seconds; 0: never */
-    ZC_PARAM_COLD_EXTENT,      /* pages, a power of two */
-    ZC_PARAM_COLD_READAHEAD,   /* bool */
-    ZC_PARAM_COLD_CPU_PERCENT, /* of one */
+    ZC_PARAM_MAX_ZSIZE,         /* bytes */
+    ZC_PARAM_MAX_MEAN_ZSIZE,    /* bytes */
+    ZC_PARAM_POLICY_PERCENT,    /* of RAM */
+    ZC_PARAM_EXCLUSIVE_GETS,    /* bool */
+    ZC_PARAM_KEEP_REJECTED,     /* bool */
+    ZC_PARAM_IGNORE_LOW_MEMORY, /* bool */
+    ZC_PARAM_CHECKSUMS,         /* bool */
+    ZC_PARAM_ENTROPY_GATE,      /* millibits a byte; 0: none */
+    ZC_PARAM_COMPACT_AUTO,      /* bool */
+    ZC_PARAM_IGNORE_INACTIVE,   /* bool */
+    ZC_PARAM_POOR_RUN_LIMIT,    /* pages; 0: none */
+    ZC_PARAM_WRITEBACK_BUDGET,  /* bytes a day; 0: any number */
+    ZC_PARAM_WRITEBACK_AUTO,    /* bool */
+    ZC_PARAM_WRITEBACK_AFTER,   /* seconds; 0: never */
+    ZC_PARAM_COLD_AFTER,        /* seconds; 0: never */
+    ZC_PARAM_COLD_EXTENT,       /* pages, a power of two */
+    ZC_PARAM_COLD_READAHEAD,    /* bool */
+    ZC_PARAM_COLD_CPU_PERCENT,  /* of one */
     ZC_PARAMS,
 };
 
@@ -90,6 +91,7 @@ struct zc_pool {
     uint64_t secret; /* keys the choice of the shard */
     atomic_size_t references;
     atomic_bool dead;
+    bool is_claimed; /* a frontend needs it; under pools_lock */
     _Atomic uint64_t params[ZC_PARAMS];
     atomic_size_t metadata_bytes; /* of indexes and codecs */
     _Atomic uint32_t clock;       /* calls that touched pages: what zpages are stamped with */
@@ -97,7 +99,8 @@ struct zc_pool {
     atomic_size_t freed;       /* zpages, since the allocator was asked whether it is sparse */
     pthread_mutex_t compact_lock;
     struct zc_writeback writeback;
-    _Atomic uint64_t chores[ZC_CHORES]; /* when they are due, zc_store_ns(); see keeper.h */
+    struct zc_recorder *_Atomic recorder; /* NULL: the pool was never recorded */
+    _Atomic uint64_t chores[ZC_CHORES];   /* when they are due, zc_store_ns(); see keeper.h */
     struct zc_shard shards[ZC_SHARDS];
 };
 
@@ -119,7 +122,8 @@ struct zc_store {
     struct zc_memory memory;
     char *proc_dir; /* NULL: /proc */
     struct zc_keeper keeper;
-    _Atomic uint32_t skipped; /* seconds that its clock is ahead, see zc_store_ns() */
+    _Atomic uint32_t skipped;  /* seconds that its clock is ahead, see zc_store_ns() */
+    _Atomic uint64_t clock_ns; /* its clock, where somebody else moves it; 0: nobody does */
 
     _Atomic uint64_t limit; /* bytes */
     _Atomic uint64_t params[ZC_STORE_PARAMS];
@@ -156,9 +160,13 @@ static inline void zc_shard_unlock(struct zc_shard *shard)
     pthread_rwlock_unlock(&shard->lock);
 }
 
-/* The store's clock: CLOCK_MONOTONIC, which tests move on. */
+/* The store's clock: CLOCK_MONOTONIC, which tests move on; or zc_store_set_clock()'s. */
 static inline uint64_t zc_store_ns(const zc_store *store)
 {
+    uint64_t set = atomic_load_explicit(&store->clock_ns, memory_order_relaxed);
+
+    if (ZC_UNLIKELY(set))
+        return set;
     return zc_now_ns() + atomic_load_explicit(&store->skipped, memory_order_relaxed) * ZC_SECOND_NS;
 }
 
@@ -167,6 +175,8 @@ static inline uint16_t zc_store_now(const zc_store *store)
 {
     struct timespec t;
 
+    if (ZC_UNLIKELY(atomic_load_explicit(&store->clock_ns, memory_order_relaxed)))
+        return (uint16_t)(zc_store_ns(store) / ZC_SECOND_NS);
     clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
     return (uint16_t)((uint32_t)t.tv_sec +
                       atomic_load_explicit(&store->skipped, memory_order_relaxed));
@@ -219,8 +229,6 @@ static inline uint32_t zc_pool_tick(zc_pool *pool)
 
 /* A threshold in bytes from "3584", "7/8" or "87%". 0, -EINVAL or -ERANGE. */
 int zc_parse_threshold(const char *value, size_t page_size, uint64_t *out);
-/* Bytes from "1048576", "64M" (K, M, G) or "25%" of `total`. */
-int zc_parse_size(const char *value, uint64_t total, uint64_t *out);
 
 bool zc_pool_name_is_valid(const char *name);
 

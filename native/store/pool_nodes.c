@@ -179,6 +179,8 @@ const struct zc_node zc_pool_param_nodes[] = {
           ZC_PARAM_EXCLUSIVE_GETS, "a get takes the page away"),
     PARAM("keep_rejected", ZC_NODE_BOOL, "", "0 or 1", "0", ZC_PARAM_KEEP_REJECTED,
           "keep badly compressing pages uncompressed, a frame each, counted in kept_rejected"),
+    PARAM("ignore_low_memory", ZC_NODE_BOOL, "", "0 or 1", "0", ZC_PARAM_IGNORE_LOW_MEMORY,
+          "take pages also while the system is short of memory, as when that frees more (swap)"),
     PARAM("checksums", ZC_NODE_BOOL, "", "0 or 1", "1", ZC_PARAM_CHECKSUMS,
           "zpages stored from now on get a checksum, which a get verifies"),
     PARAM("entropy_gate", ZC_NODE_UINT, "millibits a byte", "0..8000", "0", ZC_PARAM_ENTROPY_GATE,
@@ -364,7 +366,10 @@ static int store_destroy(void *view, const struct zc_node *node, const char *val
 
     (void)node;
     (void)value;
-    if (dropped < 0)
+    if (dropped == -EBUSY)
+        zc_text_add(why, "pool '%s' is the swap device's; zcache swap off frees it",
+                    pool_of(view)->name);
+    else if (dropped < 0)
         zc_text_add(why, "pool '%s' is already destroyed", pool_of(view)->name);
     return dropped < 0 ? (int)dropped : 0;
 }

@@ -7,6 +7,7 @@
 #include "base/base.h"
 #include "store/extent.h"
 #include "store/pool.h"
+#include "store/record.h"
 
 bool zc_pool_name_is_valid(const char *name)
 {
@@ -32,6 +33,7 @@ static void pool_free(zc_pool *pool)
     zc_writeback_fini(pool);
     zc_frames_charge(pool->store->frames, -(ptrdiff_t)sizeof(*pool));
     zc_cold_fini(pool);
+    zc_recorder_fini(pool);
     zc_codecs_fini(pool);
     for (unsigned i = 0; i < ZC_TIERS; i++) {
         struct zc_tier tier = zc_tier(pool, i);
@@ -222,6 +224,13 @@ void zc_pool_release(zc_pool *pool)
         pool_free(pool);
 }
 
+void zc_pool_claim(zc_pool *pool, bool is_claimed)
+{
+    pthread_mutex_lock(&pool->store->pools_lock);
+    pool->is_claimed = is_claimed;
+    pthread_mutex_unlock(&pool->store->pools_lock);
+}
+
 int64_t zc_pool_destroy(zc_pool *pool)
 {
     zc_store *store = pool->store;
@@ -230,6 +239,10 @@ int64_t zc_pool_destroy(zc_pool *pool)
     if (pool->dead) {
         pthread_mutex_unlock(&store->pools_lock);
         return -ENOENT;
+    }
+    if (pool->is_claimed) {
+        pthread_mutex_unlock(&store->pools_lock);
+        return -EBUSY;
     }
     pool->dead = true; /* from here on no put succeeds */
     zc_list_del(&pool->link);

@@ -7,11 +7,13 @@
 #include "base/hash.h"
 #include "store/entry.h"
 #include "store/limit.h"
+#include "store/record.h"
 
 #define POOR_RUN_PROBE 16u  /* of a poor run, every such page is compressed */
 #define CACHE_LINE 64u      /* bytes */
 #define PREFETCH_MAX 4096u  /* bytes: more would drive out what is needed first */
 #define LONG_AGO (1u << 30) /* by a pool's clock */
+#define TRY_PAGES 64u       /* looked at together, to be tried by other codecs */
 
 static bool same_filled(const void *page, size_t page_size, uint64_t *word)
 {
@@ -45,7 +47,8 @@ static enum zc_refusal admit_memory(zc_pool *pool)
         if (mine.frames * store->page_size >= share)
             return ZC_POLICY_PERCENT_EXCEEDED;
     }
-    if (zc_memory_low(&store->memory, frames.taken * store->page_size))
+    if (!zc_param(pool, ZC_PARAM_IGNORE_LOW_MEMORY) &&
+        zc_memory_low(&store->memory, frames.taken * store->page_size))
         return ZC_LOW_MEMORY;
     return ZC_STORED;
 }
@@ -313,6 +316,91 @@ static void put_all(zc_pool *pool, struct zc_compressor *compressor, const struc
         results[count - 1] = put_finish(pool, &puts[(count - 1) % 2]);
 }
 
+/* ---- the same, recorded ---- */
+
+/* A put and its times. */
+struct recorded {
+    struct put put;
+    size_t size; /* bytes that the page compresses to; 0: same-filled */
+    uint64_t ns, codec_ns;
+    bool is_untried;
+};
+
+/* A page that was refused before it was compressed has a size, too, which other settings might ask for. */
+static void find_size(struct zc_compressor *compressor, struct recorded *recorded)
+{
+    struct put *put = &recorded->put;
+
+    recorded->size = put->size;
+    recorded->is_untried = put->refusal && !put->size;
+    if (recorded->is_untried)
+        recorded->size = zc_compress(compressor->codec, compressor->state, put->page, put->zpage);
+}
+
+static void note_put(struct zc_recorder *recorder, uint32_t time, const struct recorded *recorded,
+                     int32_t result)
+{
+    const struct put *put = &recorded->put;
+    unsigned flags = put->flags & ZC_PUT_INACTIVE ? ZC_EVENT_INACTIVE : 0;
+
+    flags |= recorded->is_untried ? ZC_EVENT_UNTRIED : 0;
+    zc_recorder_note(recorder, &(struct zc_event){
+                                   .object = put->key->object,
+                                   .index = put->key->index,
+                                   .size = (uint32_t)recorded->size,
+                                   .time_us = time,
+                                   .ns = zc_event_ns(recorded->ns),
+                                   .codec_ns = zc_event_ns(recorded->codec_ns),
+                                   .kind = ZC_EVENT_PUT,
+                                   .result = result < 0 ? UINT8_MAX : (uint8_t)result,
+                                   .detail = result == 0 ? put->made.kind : 0,
+                                   .flags = (uint8_t)flags,
+                               });
+}
+
+/* Puts a page. Returns what became of it. */
+static int32_t put_recorded(zc_pool *pool, struct zc_recorder *recorder,
+                            struct zc_compressor *compressor, struct recorded *recorded,
+                            uint32_t time)
+{
+    struct put *put = &recorded->put;
+    uint64_t start = zc_now_ns();
+
+    put_compress(pool, compressor, put);
+    uint64_t compressed = zc_now_ns();
+    find_size(compressor, recorded);
+    recorded->codec_ns = put->size ? compressed - start : 0;
+
+    uint64_t again = zc_now_ns();
+    put_place(pool, put);
+    int32_t result = put_finish(pool, put);
+    recorded->ns = compressed - start + (zc_now_ns() - again);
+    note_put(recorder, time, recorded, result);
+    return result;
+}
+
+/* As put_all(), page by page. */
+static void put_all_recorded(zc_pool *pool, struct zc_recorder *recorder,
+                             struct zc_compressor *compressor, const struct zc_key *keys,
+                             const void *const *pages, size_t count, unsigned flags,
+                             int32_t *results, uint32_t *zsizes)
+{
+    uint32_t stamp = zc_pool_tick(pool), time = zc_recorder_time(recorder), sizes[TRY_PAGES];
+    uint16_t now = zc_store_now(pool->store);
+
+    for (size_t i = 0; i < count; i++) {
+        struct recorded recorded = {.put = {&keys[i], pages[i], .zpage = compressor->zpage[0],
+                                            .stamp = stamp, .now = now, .flags = flags}};
+        size_t at = i % TRY_PAGES;
+        results[i] = put_recorded(pool, recorder, compressor, &recorded, time);
+        sizes[at] = (uint32_t)recorded.size;
+        if (zsizes)
+            zsizes[i] = (uint32_t)recorded.put.size;
+        if (at == TRY_PAGES - 1 || i == count - 1)
+            zc_recorder_try(recorder, &keys[i - at], &pages[i - at], sizes, at + 1);
+    }
+}
+
 int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pages, size_t count,
                  unsigned flags, int32_t *results, uint32_t *zsizes)
 {
@@ -320,7 +408,11 @@ int zc_put_batch(zc_pool *pool, const struct zc_key *keys, const void *const *pa
     if (!compressor)
         return -ENOMEM;
 
-    put_all(pool, compressor, keys, pages, count, flags, results, zsizes);
+    struct zc_recorder *recorder = zc_recorder_of(pool);
+    if (recorder)
+        put_all_recorded(pool, recorder, compressor, keys, pages, count, flags, results, zsizes);
+    else
+        put_all(pool, compressor, keys, pages, count, flags, results, zsizes);
     zc_compressor_give(pool, compressor);
     zc_limit_after_puts(pool);
     zc_keeper_after_puts(pool);

@@ -178,6 +178,21 @@ void zc_store_set_reserve(zc_store *store, size_t frames)
     zc_frames_set_reserve(store->frames, frames);
 }
 
+uint64_t zc_store_ram(const zc_store *store)
+{
+    return store->memory.total;
+}
+
+void zc_store_set_locked(zc_store *store, bool is_locked)
+{
+    zc_frames_set_locked(store->frames, is_locked);
+}
+
+size_t zc_store_reserve(const zc_store *store)
+{
+    return zc_frames_reserve(store->frames);
+}
+
 void zc_store_get_stats(zc_store *store, struct zc_store_stats *out)
 {
     struct zc_frames_stats frames;

@@ -7,6 +7,7 @@
 
 #include "store/nodes.h"
 #include "store/pool.h"
+#include "store/store.h"
 
 bool zc_parse_number(const char *value, uint64_t *out, const char **end)
 {

@@ -12,6 +12,7 @@
 
 #define FLIGHTS 1024u   /* records of a batch, at most */
 #define UNITS 1024u     /* frames or zspages isolated for a batch, at most */
+#define AHEAD 16u       /* zpages whose entries are brought into the cache at a time */
 #define LOADS 3u        /* one is filled; with two being written, the medium need not wait for us */
 #define CLEAN_SHARE 16u /* of a full store's segments, this part is cleaned at a time */
 #define DAY_NS 86400e9
@@ -40,17 +41,30 @@ struct load {
     zc_place places[FLIGHTS];
 };
 
+/* What is to be copied next: zpages of isolated units, each unit's followed by its end. */
+struct window {
+    size_t at, count; /* items[at..count) are to come */
+    struct item {
+        uint32_t unit;
+        zc_handle handle; /* 0: the end of the unit */
+    } items[AHEAD];
+    uint64_t owners[AHEAD]; /* of the items */
+    uint32_t unit;          /* its zpages up to `last` are or were among the items; 0: none */
+    zc_handle last;
+    size_t units; /* that have not ended */
+};
+
 /* Of writeback. */
 struct round {
     zc_pool *pool;
     struct zc_backing *store;
     bool is_in_place;
+    size_t coming; /* bytes, about */
     struct zc_reader reader;
     struct zc_written_back sums;
     struct zc_tier tier; /* whose units are isolated */
 
-    uint32_t unit; /* isolated, its zpages up to `at` are copied; 0: none */
-    zc_handle at;
+    struct window window;
     size_t tries; /* units that may be isolated still */
     /* One is filled while those right before it, as many as are under way, are written. */
     struct load loads[LOADS];
@@ -222,6 +236,28 @@ static void land(struct round *round, const struct flight *flight, zc_place plac
 
 /* ---- a load ---- */
 
+/* The entries of the next flights. */
+static void prefetch(struct round *round, const struct load *load, size_t from)
+{
+    uint64_t owners[AHEAD];
+    size_t count = zc_min(load->count - from, AHEAD);
+
+    for (size_t i = 0; i < count; i++)
+        owners[i] = load->flights[from + i].owner;
+    zc_entries_prefetch(round->pool, owners, count);
+}
+
+static void land_all(struct round *round, const struct load *load)
+{
+    for (size_t i = 0; i < load->count; i++) {
+        const struct flight *flight = &load->flights[i];
+        bool is_extent = zc_entry_is_cold(&flight->entry) && !round->is_in_place;
+        if (i % AHEAD == 0)
+            prefetch(round, load, i);
+        (is_extent ? land_extent : land)(round, flight, load->places[i]);
+    }
+}
+
 static size_t release_units(struct round *round, struct load *load)
 {
     const struct zc_tier *tier = &round->tier;
@@ -240,11 +276,7 @@ static int finish(struct round *round, struct load *load)
     int error = load->count ? zc_batch_commit(load->batch, load->places) : 0;
 
     if (!error && load->count) {
-        for (size_t i = 0; i < load->count; i++) {
-            const struct flight *flight = &load->flights[i];
-            bool is_extent = zc_entry_is_cold(&flight->entry) && !round->is_in_place;
-            (is_extent ? land_extent : land)(round, flight, load->places[i]);
-        }
+        land_all(round, load);
         error = zc_batch_settle(load->batch);
     }
     load->count = load->bytes = 0;
@@ -288,7 +320,8 @@ static int pass_on(struct round *round)
     unsigned next = (round->filling + 1) % round->count;
     int error = 0;
 
-    if (!round->loads[next].batch && zc_batch_create(round->store, &round->loads[next].batch) != 0)
+    if (!round->loads[next].batch &&
+        zc_batch_create(round->store, round->coming, &round->loads[next].batch) != 0)
         return write_all(round);
     if (round->under_way == round->count - 1)
         error = finish_oldest(round);
@@ -368,39 +401,67 @@ static int copy_zpage(struct round *round, zc_handle handle, uint64_t owner)
     return error;
 }
 
-/* 0, or why the batch takes no more. What has to stay counts as young from now on, so that the next unit is
+/* 0, or why the load takes no more. What has to stay counts as young from now on, so that the next unit is
  * another. */
-static int copy_unit(struct round *round)
+static int copy_item(struct round *round, const struct item *item, uint64_t owner)
 {
     const struct zc_tier *tier = &round->tier;
     struct load *load = filled(round);
-    zc_handle handle;
-    uint64_t owner;
+    size_t before = load->count;
 
-    while (tier->ops->next(tier->alloc, round->unit, round->at, &handle, &owner)) {
-        size_t before = load->count;
-        int error = (tier->is_cold ? copy_part : copy_zpage)(round, handle, owner);
-        if (error)
-            return error;
-        if (load->count == before)
-            tier->ops->touch(tier->alloc, handle, zc_pool_tick(round->pool));
-        round->at = handle;
+    if (item->handle == 0) {
+        if (load->copied == UNITS)
+            return -EAGAIN;
+        load->units[load->copied++] = item->unit;
+        round->window.units--;
+        return 0;
     }
-    load->units[load->copied++] = round->unit;
-    round->unit = 0;
-    return 0;
+    int error = (tier->is_cold ? copy_part : copy_zpage)(round, item->handle, owner);
+    if (!error && load->count == before)
+        tier->ops->touch(tier->alloc, item->handle, zc_pool_tick(round->pool));
+    return error;
+}
+
+static int copy_window(struct round *round)
+{
+    struct window *window = &round->window;
+    int error = 0;
+
+    while (!error && window->at < window->count) {
+        error = copy_item(round, &window->items[window->at], window->owners[window->at]);
+        window->at += !error;
+    }
+    return error;
 }
 
 static bool isolate(struct round *round)
 {
     const struct zc_tier *tier = &round->tier;
+    struct window *window = &round->window;
 
     if (round->tries == 0)
         return false;
     round->tries--;
-    round->unit = tier->ops->isolate(tier->alloc, ZC_ISOLATE_COLDEST);
-    round->at = 0;
-    return round->unit != 0;
+    window->unit = tier->ops->isolate(tier->alloc, ZC_ISOLATE_COLDEST);
+    window->last = 0;
+    window->units += window->unit != 0;
+    return window->unit != 0;
+}
+
+/* The next zpage of the unit, or its end. */
+static void add_item(struct round *round)
+{
+    const struct zc_tier *tier = &round->tier;
+    struct window *window = &round->window;
+    struct item *item = &window->items[window->count];
+    uint64_t *owner = &window->owners[window->count++];
+
+    *item = (struct item){.unit = window->unit};
+    *owner = ZC_NO_OWNER;
+    if (tier->ops->next(tier->alloc, window->unit, window->last, &item->handle, owner))
+        window->last = item->handle;
+    else
+        window->unit = item->handle = 0;
 }
 
 /* About how many frames there will be once all is written. */
@@ -415,20 +476,52 @@ static size_t due(const struct round *round)
     return frames;
 }
 
+/* The coldest units' zpages, but no more units than should do for `frames`. False: there are none. */
+static bool fill_window(struct round *round, size_t frames)
+{
+    struct window *window = &round->window;
+
+    window->at = window->count = 0;
+    while (window->count < AHEAD) {
+        bool is_enough = window->count > 0 && due(round) + window->units >= frames;
+        if (!window->unit && (is_enough || !isolate(round)))
+            break;
+        add_item(round);
+    }
+    if (!round->tier.is_cold)
+        zc_entries_prefetch(round->pool, window->owners, window->count);
+    return window->count > 0;
+}
+
 /* Copies what is in the coldest frames, until all in all it should be about `frames`. 0, or why the load
  * takes no more. */
 static int gather(struct round *round, size_t frames)
 {
-    while (due(round) < frames) {
-        if (filled(round)->copied == UNITS)
-            return -EAGAIN;
-        if (!round->unit && !isolate(round))
-            return 0;
-        int error = copy_unit(round);
-        if (error)
-            return error;
+    struct window *window = &round->window;
+    int error = 0;
+
+    while (!error && (window->at < window->count || due(round) < frames)) {
+        if (window->at == window->count && !fill_window(round, frames))
+            break;
+        error = copy_window(round);
     }
-    return 0;
+    return error;
+}
+
+/* Units that were not copied as a whole stay. */
+static void empty_window(struct round *round)
+{
+    const struct zc_tier *tier = &round->tier;
+    struct window *window = &round->window;
+
+    for (; window->at < window->count; window->at++) {
+        const struct item *item = &window->items[window->at];
+        if (item->handle == 0)
+            round->sums.frames += tier->ops->release(tier->alloc, item->unit);
+    }
+    if (window->unit)
+        round->sums.frames += tier->ops->release(tier->alloc, window->unit);
+    *window = (struct window){0};
 }
 
 /* ---- the store ---- */
@@ -557,9 +650,7 @@ static int run_tier(struct round *round, unsigned which, size_t frames)
     round->tier = tier;
     round->tries = zc_tier_frames(&tier);
     int error = run(round, frames);
-    if (round->unit) /* what is not written of it stays */
-        round->sums.frames += tier.ops->release(tier.alloc, round->unit);
-    round->unit = 0;
+    empty_window(round);
     return error;
 }
 
@@ -602,7 +693,20 @@ static void note(zc_pool *pool, const struct round *round, enum zc_writeback_cau
     zc_shard_unlock(shard);
 }
 
-static int begin(zc_pool *pool, struct round **out)
+/* About how many bytes `frames` frames are, or all there are. */
+static size_t bytes_of(zc_pool *pool, size_t frames)
+{
+    size_t all = 0;
+
+    for (unsigned i = 0; i < ZC_TIERS; i++) {
+        struct zc_tier tier = zc_tier(pool, i);
+        all += tier.alloc ? zc_tier_frames(&tier) : 0;
+    }
+    return zc_min(frames, all) * pool->store->page_size;
+}
+
+/* About so many frames, or pages, are to be written. */
+static int begin(zc_pool *pool, size_t frames, struct round **out)
 {
     struct zc_backing *store = atomic_load(&pool->writeback.store);
     struct zc_backing_stats stats;
@@ -610,7 +714,10 @@ static int begin(zc_pool *pool, struct round **out)
     if (!store)
         return -ENXIO;
     struct round *round = calloc(1, sizeof(*round));
-    int error = round ? zc_batch_create(store, &round->loads[0].batch) : -ENOMEM;
+    if (!round)
+        return -ENOMEM;
+    round->coming = bytes_of(pool, frames);
+    int error = zc_batch_create(store, round->coming, &round->loads[0].batch);
     if (error) {
         free(round);
         return error;
@@ -640,7 +747,7 @@ static int write_back(zc_pool *pool, size_t frames, enum zc_writeback_cause caus
                       struct zc_written_back *out)
 {
     struct round *round;
-    int error = begin(pool, &round);
+    int error = begin(pool, frames, &round);
     if (error)
         return error;
 
@@ -770,7 +877,7 @@ static int write_listed(zc_pool *pool, const struct zc_owners *owners, struct zc
                         size_t *pages)
 {
     struct round *round;
-    int error = begin(pool, &round);
+    int error = begin(pool, owners->count, &round);
     if (error)
         return error;
 

@@ -24,6 +24,7 @@
 #else
 #define STACK_BYTES (128u * 1024)
 #endif
+#define RECORD_WAIT_MS 200u
 #define BUFFER_KEPT (64u * 1024) /* bytes a connection keeps between requests */
 
 struct connection {
@@ -34,7 +35,7 @@ struct connection {
 
 void zc_data_init(struct zc_data_server *server, zc_store *store, struct zc_log *log)
 {
-    *server = (struct zc_data_server){.store = store, .log = log};
+    *server = (struct zc_data_server){.store = store, .log = log, .record_wait_ms = RECORD_WAIT_MS};
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->changed, NULL);
     zc_list_init(&server->connections);

@@ -18,7 +18,8 @@ struct zc_data_server {
     pthread_cond_t changed; /* connections or outstanding */
     struct zc_link connections;
     size_t connection_count;
-    size_t outstanding; /* bytes, see ZC_MAX_OUTSTANDING */
+    size_t outstanding;      /* bytes, see ZC_MAX_OUTSTANDING */
+    unsigned record_wait_ms; /* for events, before an answer without any */
     atomic_uint_fast64_t requests, errors;
 };
 

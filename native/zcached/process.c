@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +14,13 @@
 #include "base/base.h"
 
 #define PAGEMAP_FILE (UINT64_C(1) << 61) /* a file's page, or shared anonymous memory */
+#define PAGEMAP_SWAPPED (UINT64_C(1) << 62)
 #define PAGEMAP_PRESENT (UINT64_C(1) << 63)
 
 /* Of PAGEMAP_SCAN (Documentation/admin-guide/mm/pagemap.rst), which the headers we build with may lack. */
 #define SCAN_FILE (UINT64_C(1) << 2)
 #define SCAN_PRESENT (UINT64_C(1) << 3)
+#define SCAN_SWAPPED (UINT64_C(1) << 4)
 struct scan {
     uint64_t size, flags, start, end, walk_end, regions, region_count, max_pages;
     uint64_t inverted, all_of, any_of, returned;
@@ -27,35 +30,38 @@ struct scan_region {
 };
 #define IO_SCAN _IOWR('f', 16, struct scan)
 
-static int add_page(struct zc_process *process, uint64_t address)
-{
-    if (process->count == process->room) {
-        size_t room = zc_max(1024, process->room * 2);
-        uint64_t *pages = realloc(process->pages, room * sizeof(*pages));
-        if (!pages)
-            return -ENOMEM;
-        process->pages = pages;
-        process->room = room;
-    }
-    process->pages[process->count++] = address;
-    return 0;
-}
+/* How pages of a kind are told. */
+static const struct wanted {
+    uint64_t entry_mask, entry; /* of pagemap's entries */
+    uint64_t scan_not, scan;    /* categories that it must not and must have */
+} wanted_pages[] = {
+    [ZC_PAGES_ANONYMOUS] = {PAGEMAP_PRESENT | PAGEMAP_FILE, PAGEMAP_PRESENT, SCAN_FILE,
+                            SCAN_PRESENT},
+    [ZC_PAGES_SWAPPED] = {PAGEMAP_SWAPPED | PAGEMAP_FILE, PAGEMAP_SWAPPED, SCAN_FILE, SCAN_SWAPPED},
+    [ZC_PAGES_FILE] = {PAGEMAP_PRESENT | PAGEMAP_FILE, PAGEMAP_PRESENT | PAGEMAP_FILE, 0,
+                       SCAN_FILE | SCAN_PRESENT},
+};
 
-static int add_region(struct zc_process *process, uint64_t start, uint64_t end)
+static int visit(const struct zc_process_walk *walk, uint64_t start, uint64_t end)
 {
-    uint64_t page_size = process->page_size;
-    int error = 0;
+    uint64_t page_size = walk->page_size;
 
     start = (start + page_size - 1) / page_size * page_size;
-    for (; !error && start + page_size <= end; start += page_size)
-        error = add_page(process, start);
-    return error;
+    end -= end % page_size;
+    return start < end ? walk->visit(walk->arg, start, end) : 0;
+}
+
+static int check_time(const struct zc_process_walk *walk)
+{
+    return walk->until_ns && zc_now_ns() >= walk->until_ns ? -ETIME : 0;
 }
 
 /* As read_mapping(), and steps over what is only reserved, which may be terabytes. -ENOTTY: the kernel
  * cannot (before Linux 6.7). */
-static int scan_mapping(struct zc_process *process, int pagemap, uint64_t start, uint64_t end)
+static int scan_mapping(const struct zc_process_walk *walk, int pagemap, uint64_t start,
+                        uint64_t end)
 {
+    const struct wanted *wanted = &wanted_pages[walk->pages];
     struct scan_region regions[64];
     struct scan scan = {
         .size = sizeof(scan),
@@ -63,9 +69,9 @@ static int scan_mapping(struct zc_process *process, int pagemap, uint64_t start,
         .end = end,
         .regions = (uintptr_t)regions,
         .region_count = sizeof(regions) / sizeof(regions[0]),
-        .inverted = SCAN_FILE,
-        .all_of = SCAN_FILE | SCAN_PRESENT,
-        .returned = SCAN_PRESENT,
+        .inverted = wanted->scan_not,
+        .all_of = wanted->scan_not | wanted->scan,
+        .returned = wanted->scan,
     };
     int error = 0;
 
@@ -74,45 +80,49 @@ static int scan_mapping(struct zc_process *process, int pagemap, uint64_t start,
         if (count < 0)
             return errno == ENOTTY ? -ENOTTY : 0; /* the mapping is gone, or is the kernel's */
         for (int i = 0; !error && i < count; i++)
-            error = add_region(process, regions[i].start, regions[i].end);
+            error = visit(walk, regions[i].start, regions[i].end);
+        error = error ? error : check_time(walk);
         scan.start = scan.walk_end;
     }
     return error;
 }
 
-/* Adds the pages of one mapping whose OS pages are all resident and anonymous. */
-static int read_mapping(struct zc_process *process, int pagemap, uint64_t start, uint64_t end)
+/* Visits the pages of one mapping whose OS pages are all of the kind. */
+static int read_mapping(const struct zc_process_walk *walk, int pagemap, uint64_t start,
+                        uint64_t end)
 {
+    const struct wanted *wanted = &wanted_pages[walk->pages];
     uint64_t entries[512];
-    size_t page_size = process->page_size, os_page_size = (size_t)sysconf(_SC_PAGESIZE);
+    size_t page_size = walk->page_size, os_page_size = (size_t)sysconf(_SC_PAGESIZE);
     size_t each = page_size / os_page_size, at_once = sizeof(entries) / sizeof(entries[0]) / each;
+    int error = 0;
 
     start = (start + page_size - 1) / page_size * page_size;
-    while (start + page_size <= end) {
+    while (!error && start + page_size <= end) {
         size_t count = zc_min((end - start) / page_size, at_once);
         ssize_t want = (ssize_t)(count * each * sizeof(uint64_t));
         off_t at = (off_t)(start / os_page_size * sizeof(uint64_t));
         if (pread(pagemap, entries, (size_t)want, at) != want)
             return 0; /* the mapping is gone, or is the kernel's */
-        for (size_t i = 0; i < count; i++) {
+        for (size_t i = 0; i < count && !error; i++) {
             size_t good = 0;
-            while (good < each && (entries[i * each + good] & PAGEMAP_PRESENT) &&
-                   !(entries[i * each + good] & PAGEMAP_FILE))
+            while (good < each && (entries[i * each + good] & wanted->entry_mask) == wanted->entry)
                 good++;
-            int error = good == each ? add_page(process, start + i * page_size) : 0;
-            if (error)
-                return error;
+            if (good == each)
+                error = visit(walk, start + i * page_size, start + (i + 1) * page_size);
         }
+        error = error ? error : check_time(walk);
         start += count * page_size;
     }
-    return 0;
+    return error;
 }
 
-static int add_mapping(struct zc_process *process, int pagemap, uint64_t start, uint64_t end)
+static int walk_mapping(const struct zc_process_walk *walk, int pagemap, uint64_t start,
+                        uint64_t end)
 {
-    int error = scan_mapping(process, pagemap, start, end);
+    int error = scan_mapping(walk, pagemap, start, end);
 
-    return error == -ENOTTY ? read_mapping(process, pagemap, start, end) : error;
+    return error == -ENOTTY ? read_mapping(walk, pagemap, start, end) : error;
 }
 
 /* A file of the process in /proc. */
@@ -127,7 +137,17 @@ static int open_file(int pid, const char *name)
     return fd;
 }
 
-static int list_pages(struct zc_process *process, int pagemap, FILE *maps)
+/* Are there pages to look for in a mapping of these rights, by the rest of its line? */
+static bool is_wanted(const struct zc_process_walk *walk, const char *rights, const char *rest)
+{
+    if (rights[0] != 'r' || strstr(rest, "[vvar") || strstr(rest, "[vdso]"))
+        return false;
+    if (walk->pages != ZC_PAGES_FILE)
+        return true;
+    return rights[1] != 'w' && strchr(rest, '/') && (!walk->wants || walk->wants(walk->arg, rest));
+}
+
+static int walk_mappings(const struct zc_process_walk *walk, int pagemap, FILE *maps)
 {
     char line[512];
     int error = 0;
@@ -135,31 +155,63 @@ static int list_pages(struct zc_process *process, int pagemap, FILE *maps)
     while (!error && fgets(line, sizeof(line), maps)) {
         uint64_t start, end;
         char rights[5];
-        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s", &start, &end, rights) == 3 &&
-            rights[0] == 'r' && !strstr(line, "[vvar") && !strstr(line, "[vdso]"))
-            error = add_mapping(process, pagemap, start, end);
+        int rest = 0;
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s%n", &start, &end, rights, &rest) == 3 &&
+            is_wanted(walk, rights, line + rest))
+            error = walk_mapping(walk, pagemap, start, end);
     }
     return error;
 }
 
-int zc_process_open(struct zc_process *process, int pid, size_t page_size)
+int zc_process_walk(int pid, const struct zc_process_walk *walk)
 {
-    *process = (struct zc_process){.page_size = page_size};
-    process->mem = open_file(pid, "mem");
-    if (process->mem < 0)
-        return process->mem;
-
     int pagemap = open_file(pid, "pagemap"), fd = open_file(pid, "maps");
     int error = pagemap < 0 ? pagemap : fd < 0 ? fd : 0;
     FILE *maps = error ? NULL : fdopen(fd, "r");
+
     if (!error)
-        error = maps ? list_pages(process, pagemap, maps) : -ENOMEM;
+        error = maps ? walk_mappings(walk, pagemap, maps) : -ENOMEM;
     if (maps)
         fclose(maps);
     else if (fd >= 0)
         close(fd);
     if (pagemap >= 0)
         close(pagemap);
+    return error;
+}
+
+static int add_pages(void *arg, uint64_t start, uint64_t end)
+{
+    struct zc_process *process = arg;
+
+    for (; start < end; start += process->page_size) {
+        if (process->count == process->room) {
+            size_t room = zc_max(1024, process->room * 2);
+            uint64_t *pages = realloc(process->pages, room * sizeof(*pages));
+            if (!pages)
+                return -ENOMEM;
+            process->pages = pages;
+            process->room = room;
+        }
+        process->pages[process->count++] = start;
+    }
+    return 0;
+}
+
+int zc_process_attach(struct zc_process *process, int pid, size_t page_size)
+{
+    *process = (struct zc_process){.page_size = page_size, .mem = open_file(pid, "mem")};
+    return process->mem < 0 ? process->mem : 0;
+}
+
+int zc_process_open(struct zc_process *process, int pid, size_t page_size)
+{
+    struct zc_process_walk walk = {.page_size = page_size, .visit = add_pages, .arg = process};
+    int error = zc_process_attach(process, pid, page_size);
+    if (error)
+        return error;
+
+    error = zc_process_walk(pid, &walk);
     if (error)
         zc_process_close(process);
     return error;

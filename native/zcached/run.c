@@ -16,9 +16,13 @@
 
 #include "base/base.h"
 #include "store/store.h"
+#include "zcached/apply/apply.h"
+#include "zcached/block/blockcache.h"
+#include "zcached/block/swap.h"
 #include "zcached/commands.h"
 #include "zcached/rundir.h"
 #include "zcached/server.h"
+#include "zcached/shortage.h"
 
 #define STOP_SECONDS 5 /* what connections get to end their requests */
 
@@ -28,6 +32,8 @@ struct daemon {
     struct zc_log log;
     zc_store *store;
     struct zc_server server;
+    struct zc_swap swap;
+    struct zc_blockcache blockcache;
     struct timespec started;
 };
 
@@ -247,7 +253,11 @@ static void serve(struct daemon *daemon)
 {
     zc_log_line(&daemon->log, "info", "zcached %s serves %s, pid %d, page size %u", zc_version(),
                 daemon->options->dir, (int)getpid(), zc_store_page_size(daemon->store));
-    int signal = zc_server_run(&daemon->server);
+    int signal;
+    do
+        signal = zc_server_run(&daemon->server);
+    while (zc_blockcache_end(&daemon->blockcache) != 0 || /* it would fail what is mounted there */
+           zc_swap_end(&daemon->swap) != 0); /* and lose other processes' memory */
     size_t left = zc_data_stop(&daemon->server.data, STOP_SECONDS);
     zc_log_line(&daemon->log, "info", "stopped by signal %d, %zu connections cut off", signal,
                 left);
@@ -257,6 +267,25 @@ static void serve(struct daemon *daemon)
         _exit(ZC_EXIT_OK); /* their threads still use the store */
     }
     save(daemon);
+}
+
+static void log_applied(void *arg, const char *line)
+{
+    zc_log_line(arg, "warning", "apply: %s", line);
+}
+
+/* What an apply that was cut off has left of the kernel's settings. */
+static void recover_settings(struct daemon *daemon)
+{
+    struct zc_apply apply = {
+        .system = {.calls = &zc_system_calls, .root = ""},
+        .path = daemon->rundir.path,
+        .dir = daemon->rundir.dir,
+        .say = log_applied,
+        .arg = &daemon->log,
+    };
+
+    zc_apply_recover(&apply);
 }
 
 /* From here on the one who started us may go: nothing of it is kept open. False: it has gone already,
@@ -283,6 +312,7 @@ static int live(const struct zc_options *options, int ready)
     int code = ZC_EXIT_FAILED;
 
     tune_malloc();
+    zc_shortage_be_flusher(); /* before any thread starts */
     clock_gettime(CLOCK_MONOTONIC, &daemon.started);
     if (zc_rundir_open(&daemon.rundir, options->dir, options->abstract) != 0)
         return code;
@@ -291,13 +321,21 @@ static int live(const struct zc_options *options, int ready)
         complain(&daemon, "cannot write zcached.log", error);
         goto close_rundir;
     }
+    recover_settings(&daemon);
     if (open_store(&daemon) != 0)
         goto close_log;
 
-    struct zc_mount mounts[] = {{daemon_nodes, &daemon}, {zc_store_nodes, daemon.store}};
+    struct zc_mount mounts[] = {
+        {daemon_nodes, &daemon},
+        {zc_store_nodes, daemon.store},
+        {zc_swap_nodes, &daemon.swap},
+        {zc_blockcache_nodes, &daemon.blockcache},
+    };
     server->log = &daemon.log;
+    daemon.swap = (struct zc_swap){.store = daemon.store, .log = &daemon.log};
+    daemon.blockcache = (struct zc_blockcache){.store = daemon.store, .log = &daemon.log};
     zc_data_init(&server->data, daemon.store, &daemon.log);
-    if (zc_control_create(mounts, 2, &server->control) != 0)
+    if (zc_control_create(mounts, sizeof(mounts) / sizeof(mounts[0]), &server->control) != 0)
         goto destroy_store;
     if (set_limit(&daemon) != 0 || catch_signals(&daemon) != 0 || open_sockets(&daemon) != 0)
         goto destroy_control;

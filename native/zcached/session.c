@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "store/store.h"
 
 #ifndef F_GET_SEALS
 #define F_GET_SEALS 1034
@@ -26,6 +27,10 @@ _Static_assert(sizeof(struct zc_request) == 48 && sizeof(struct zc_answer) == 40
 _Static_assert(sizeof(struct zc_wire_key) == 16 && sizeof(struct zc_result) == 8, "wire format");
 _Static_assert(sizeof(struct zc_hello) == 48 && sizeof(struct zc_wire_pool) == 8, "wire format");
 _Static_assert(sizeof(struct zc_wire_dictionary) == 8, "wire format");
+_Static_assert(sizeof(struct zc_wire_record) == 8 && sizeof(struct zc_wire_recording) == 8,
+               "wire format");
+_Static_assert(sizeof(struct zc_wire_recorded) == 16, "wire format");
+_Static_assert(sizeof(struct zc_event) == ZC_EVENT_BYTES, "wire format");
 
 /* A batch request taken apart: where in the payload its arrays are. */
 struct batch {
@@ -73,8 +78,18 @@ void zc_session_free_buffers(struct zc_session *session)
     session->in_size = session->out_size = 0;
 }
 
+static void stop_recording(struct zc_session *session)
+{
+    if (!session->recorded)
+        return;
+    zc_record_stop(session->recorded);
+    zc_pool_release(session->recorded);
+    session->recorded = NULL;
+}
+
 void zc_session_fini(struct zc_session *session)
 {
+    stop_recording(session);
     drop_pool(session);
     drop_segment(session);
     zc_session_drop_passed(session);
@@ -99,6 +114,8 @@ size_t zc_session_answer_bytes(const struct zc_session *session, const struct zc
 
     if (request->op == ZC_OP_GET && !(request->flags & ZC_F_SEGMENT))
         bytes += zc_min(count * session->page_size, ZC_MAX_PAYLOAD);
+    if (request->op == ZC_OP_RECORD)
+        bytes = sizeof(struct zc_wire_recorded) + ZC_MAX_EVENTS * ZC_EVENT_BYTES;
     return zc_max(bytes, sizeof(struct zc_hello));
 }
 
@@ -449,6 +466,104 @@ static int run_dictionary(struct zc_session *session, const struct zc_request *r
     return 0;
 }
 
+/* ---- recording ---- */
+
+/* "SPEC" or "SPEC*PAGES", in place. */
+static int parse_try(struct zc_session *session, char *text, struct zc_record_try *out)
+{
+    char *star = strchr(text, '*'), *end = NULL;
+
+    *out = (struct zc_record_try){.codec = text, .pages = 1};
+    if (!star)
+        return 0;
+    *star = '\0';
+    out->pages = star[1] >= '1' && star[1] <= '9' ? (unsigned)strtoul(star + 1, &end, 10) : 0;
+    if (out->pages && !*end)
+        return 0;
+    return zc_session_fail(session, -EINVAL, "record: '%.32s' is no number of pages", star + 1);
+}
+
+/* The text behind zc_wire_record; *pool is its first part. */
+static int parse_record(struct zc_session *session, size_t size, const char **pool,
+                        struct zc_record_config *config)
+{
+    struct zc_wire_record record;
+    char *at = session->in + sizeof(record), *end = session->in + size, *next;
+
+    if (size <= sizeof(record) || end[-1] != '\0')
+        return zc_session_fail(session, -EINVAL, "record: a pool's name, ended by NUL, is needed");
+    memcpy(&record, session->in, sizeof(record));
+    if (record.reserved != 0 || record.every == 0)
+        return zc_session_fail(session, -EINVAL, "record: every %u, reserved %u: 1 or more, and 0",
+                               record.every, record.reserved);
+    *config = (struct zc_record_config){.every = record.every};
+    *pool = at;
+    for (at += strlen(at) + 1; at < end; at = next) {
+        next = at + strlen(at) + 1;
+        if (config->count == ZC_RECORD_TRIES)
+            return zc_session_fail(session, -E2BIG, "record: more than %u codecs", ZC_RECORD_TRIES);
+        int error = parse_try(session, at, &config->tries[config->count++]);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+static int start_recording(struct zc_session *session, const struct zc_request *request,
+                           struct zc_answer *answer)
+{
+    struct zc_wire_recording recording = {ZC_EVENT_BYTES, ZC_RECORD_EVENTS};
+    struct zc_record_config config;
+    struct zc_text why = {0};
+    const char *name = NULL;
+    zc_pool *pool;
+
+    int error = parse_record(session, request->payload, &name, &config);
+    if (error)
+        return error;
+    if (session->recorded)
+        return zc_session_fail(session, -EBUSY, "this connection records a pool already");
+    if (zc_pool_find(session->server->store, name, &pool) != 0)
+        return zc_session_fail(session, -ENOENT, "no such pool");
+    error = zc_record_start(pool, &config, &why);
+    if (error) {
+        zc_session_fail(session, error, "%s",
+                        why.len           ? why.data
+                        : error == -EBUSY ? "the pool is being recorded already"
+                                          : strerror(-error));
+        zc_pool_release(pool);
+    } else {
+        session->recorded = pool;
+        memcpy(session->out, &recording, sizeof(recording));
+        answer->payload = sizeof(recording);
+    }
+    zc_text_free(&why);
+    return error;
+}
+
+static int run_record(struct zc_session *session, const struct zc_request *request,
+                      struct zc_answer *answer)
+{
+    struct zc_wire_recorded recorded;
+    struct zc_recorded got;
+
+    if (request->payload)
+        return start_recording(session, request, answer);
+    if (!session->recorded)
+        return zc_session_fail(session, -ENXIO, "this connection records no pool");
+    int error = zc_record_take(session->recorded, (void *)(session->out + sizeof(recorded)),
+                               ZC_MAX_EVENTS, session->server->record_wait_ms, &got);
+    if (error == -ENOENT)
+        return zc_session_fail(session, error, "the pool was destroyed");
+    if (error)
+        return zc_session_fail(session, error, "out of memory");
+    recorded = (struct zc_wire_recorded){got.time_us, got.lost};
+    memcpy(session->out, &recorded, sizeof(recorded));
+    answer->count = (uint32_t)got.count;
+    answer->payload = (uint32_t)(sizeof(recorded) + got.count * ZC_EVENT_BYTES);
+    return 0;
+}
+
 int zc_session_run(struct zc_session *session, const struct zc_request *request,
                    struct zc_answer *answer)
 {
@@ -472,6 +587,8 @@ int zc_session_run(struct zc_session *session, const struct zc_request *request,
         error = run_segment(session, request);
     else if (request->op == ZC_OP_DICTIONARY)
         error = run_dictionary(session, request, answer);
+    else if (request->op == ZC_OP_RECORD)
+        error = run_record(session, request, answer);
     else if (batched)
         error = run_batch(session, request, answer);
     else

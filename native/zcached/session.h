@@ -18,8 +18,9 @@ struct zc_session {
     size_t page_size;
     char *segment;
     size_t segment_size;
-    zc_pool *pool; /* the one of the present request's last key; a reference */
-    char *scratch; /* pages out of the segment */
+    zc_pool *recorded; /* by this connection; a reference; NULL: none */
+    zc_pool *pool;     /* the one of the present request's last key; a reference */
+    char *scratch;     /* pages out of the segment */
     char *in, *out;
     size_t in_size, out_size;
     char why[160]; /* what is wrong, for the answer and the log */

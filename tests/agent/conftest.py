@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from adbutils import adb_path
 
+from zcache_agent import cli
 from zcache_agent.daemon import find
 from zcache_agent.transport.local import LocalTransport
 
@@ -42,34 +43,56 @@ class Result:
 
 
 class Zcache:
-    """Runs the installed command, with environment variables of its own."""
+    """Runs the installed command, or another, with environment variables of its own, perhaps in a folder of its own."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(
+        self, environment: dict[str, str], command: Sequence[str] = (ZCACHE,), folder: Path | None = None
+    ) -> None:
+        self.command, self.folder = command, folder
         kept = {name: value for name, value in os.environ.items() if name not in _OURS}
         self.environment = kept | {"COLUMNS": "80"} | environment
 
     def __call__(self, *arguments: object, **environment: str) -> Result:
         ran = subprocess.run(
-            [ZCACHE, *map(str, arguments)],
+            [*self.command, *map(str, arguments)],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=120,
             check=False,
             env=self.environment | environment,
+            cwd=self.folder,
         )
         assert "Traceback" not in ran.stderr, ran.stderr
         return Result(ran.returncode, ran.stdout, ran.stderr)
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [ZCACHE, *map(str, arguments)],
+            [*self.command, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
             env=self.environment,
+            cwd=self.folder,
         )
+
+
+class Quick:
+    """The command in this process, with its environment: to start one takes longer than most of them do."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> Result:
+        self._capsys.readouterr()
+        code = cli.main([str(word) for word in arguments])
+        return Result(code, *self._capsys.readouterr())
+
+
+@pytest.fixture
+def quick(capsys: pytest.CaptureFixture[str]) -> Quick:
+    return Quick(capsys)
 
 
 def fails(result: Result, code: int, *said: str) -> None:

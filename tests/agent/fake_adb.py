@@ -32,8 +32,8 @@ class FakeAdb:
     asked: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[FakeAdb]:
-        listener = socket.create_server(("127.0.0.1", 0))
+    def running(self, host: str = "127.0.0.1") -> Iterator[FakeAdb]:
+        listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.port = listener.getsockname()[1]
         connections: list[socket.socket] = []
 

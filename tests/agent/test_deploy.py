@@ -23,7 +23,7 @@ from zcache_agent.binary import BUNDLED, DeployFailed, choose_binary, read_binar
 from zcache_agent.daemon import find
 from zcache_agent.deploy import Options
 from zcache_agent.device import Device, look
-from zcache_agent.errors import Usage
+from zcache_agent.errors import DaemonAbsent, Usage
 from zcache_agent.lock import alone_on
 from zcache_agent.transport.base import Completed, Progress
 from zcache_agent.transport.local import LocalTransport
@@ -183,6 +183,18 @@ class TestFaults:
         with pytest.raises(DeployFailed, match="damaged"):
             deploy.up(transport, Options())
         assert not directory.exists()
+
+    def test_a_state_that_is_exchanged_while_it_is_read_is_none(
+        self, transport: Faulty, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        deploy.up(transport, Options())
+        (tmp_path / "bin").mkdir()
+        cat = tmp_path / "bin" / "cat"
+        cat.write_text(f'#!/bin/sh\ncase $1 in *.state) exit 1;; esac\nexec {shutil.which("cat")} "$@"\n')
+        cat.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{cat.parent}:{os.environ['PATH']}")
+        with pytest.raises(DaemonAbsent):
+            find(transport)
 
     @pytest.mark.parametrize("tool", ["sha256sum", "df"])
     def test_a_device_without_a_tool(self, transport: Faulty, tool: str) -> None:

@@ -238,6 +238,7 @@ def test_each_op_sends_and_understands_the_golden_bytes() -> None:
         assert there.get(Run(1, 9, 7, 1), peek=True).pages == (page,)
         there._segment = segment
         assert there.get(Run(1, 9, 7, 2)).pages == (b"one page" * 512, page)  # as the put left it
+        there.start_recording("golden", 64, ["lz4", "zstd:9*4"])
         keys = [Key(0x1122334455667788, 0x99AABBCC, 1), Key(5, 6, 2)]
         assert there.flush_page(keys).status == (-ENOENT, -ENOENT)
         assert there.flush_object(Run(1, 9, 0, 1)).detail == (3,)

@@ -105,3 +105,8 @@ def test_the_picture_is_one(facts: Facts, tmp_path: Path) -> None:
     assert int.from_bytes(content[16:20], "big") > 1000
     draw(facts["sizes"], path)
     assert path.read_bytes() == content, "the same numbers make the same file"
+
+
+def test_writeback_is_shown_for_each_disk(facts: Facts) -> None:
+    text = render(facts)
+    assert all(f"| {disk} | chromium |" in text for disk in ("as it is", "150 MB/s", "500 MB/s"))

@@ -70,6 +70,18 @@ def test_what_it_measures_on_by_itself() -> None:
     assert codecs["lz4"]["ratio"] > 1
 
 
+def test_an_allocator_with_a_codec(tmp_path: Path) -> None:
+    """Both put the same pages; an allocator that is not there is named."""
+    path = tmp_path / "pages"
+    path.write_bytes(b"".join(f"{n:06}".encode() * 683 for n in range(500)))
+    words = ("--file", path, "--page-size", 4096, "--seconds", 1)
+    codecs = by_spec(measured(*words, "--codec", "lz4", "--codec", "zbud/lz4", "--codec", "zsmalloc/lz4"))
+    assert list(codecs) == ["lz4", "zbud/lz4", "zsmalloc/lz4"]
+    assert len({codec["ratio"] for codec in codecs.values()}) == 1
+    done = bench(*words, "--codec", "slab/lz4")
+    assert (done.returncode, done.stderr) == (2, "zcached: EINVAL: codec slab/lz4\n")
+
+
 @pytest.mark.parametrize("page_size", [4096, 65536])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_file(config: str, page_size: int, tmp_path: Path) -> None:

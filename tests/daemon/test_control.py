@@ -18,7 +18,7 @@ def test_values_lists_and_descriptions(daemon: Daemon) -> None:
     assert daemon.ask("get pools/swap/kind") == "OK 11\npersistent\n"
     assert daemon.ask("list /").splitlines()[1:] == [
         "version", "abi", "uptime_ms", "daemon/", "page_size", "params/", "stats/", "pools/", "allocators/", "codecs",
-        "dictionaries/", "check",
+        "dictionaries/", "check", "swap/", "blockcache/",
     ]  # fmt: skip
     assert daemon.ask("list pools") == "OK 13\ncreate\nswap/\n"
     assert daemon.ask("list pools/") == daemon.ask("list /pools")

@@ -141,7 +141,7 @@ def test_segment_batches_go_round_with_several_in_flight(daemon: Daemon) -> None
         ({"op": DICTIONARY}, b"", EINVAL), ({"op": DICTIONARY}, bytes(MIB + 1), EINVAL),
         ({"op": DICTIONARY}, bytes(2 * MIB), EINVAL), ({"op": DICTIONARY}, ZSTD_MAGIC + b"garbage" * 9, EINVAL),
         ({"op": DICTIONARY, "count": 1}, b"bytes", EINVAL), ({"op": DICTIONARY, "flags": KEYS}, b"bytes", EINVAL),
-        ({"op": DICTIONARY, "reserved": 1}, b"bytes", EINVAL), ({"op": 10}, b"bytes", ENOSYS),
+        ({"op": DICTIONARY, "reserved": 1}, b"bytes", EINVAL), ({"op": 11}, b"bytes", ENOSYS),
     ],
 )  # fmt: skip
 def test_bad_requests_are_named_and_the_connection_goes_on(

@@ -14,7 +14,8 @@ import pytest
 
 from tests.daemon.conftest import Daemon, pass_descriptor, receive
 from tests.native.driver import program
-from zcache_agent.pages import Answer, Flag, Key, Op, Request
+from zcache_agent.pages import Answer, Flag, Key, Op, Request, record_request
+from zcache_agent.recording import EVENT, Kind
 
 F_ADD_SEALS, F_SEAL_SHRINK, F_SEAL_GROW = 1033, 2, 4
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -31,6 +32,7 @@ REQUESTS = {
     ),
     "get-peek": Request(Op.GET, pool=1, object=9, index=7, count=1, flags=Flag.PEEK),
     "get-segment": Request(Op.GET, pool=1, object=9, index=7, count=2, flags=Flag.SEGMENT, payload=OFFSETS),
+    "record": record_request("golden", 64, ("lz4", "zstd:9*4")),
     "flush-page": Request(Op.FLUSH_PAGE, count=2, flags=Flag.KEYS, payload=KEYS),
     "flush-object": Request(Op.FLUSH_OBJECT, pool=1, object=9, count=1),
     "destroy-pool": Request(Op.DESTROY_POOL, pool=1, count=1),
@@ -52,6 +54,28 @@ def test_every_operation_has_its_bytes() -> None:
 def test_requests_in_c(config: str) -> None:
     done = subprocess.run([program(config, "zc_golden")], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == (GOLDEN / "requests.txt").read_text()
+
+
+EVENTS = [
+    (0x1122334455667788, 0x99AABBCC, 1234, 1000000, 5600, 4500, Kind.PUT, 0, 1, 0),
+    (9, 7, 3900, 1000001, 5000, 4400, Kind.PUT, 4, 0, 1),
+    (9, 8, 0, 1000002, 1800, 0, Kind.GET, 0, 1, 1),
+    (9, 8, 1, 1000003, 700, 0, Kind.FLUSH, 0, 0, 0),
+    (9, 0, 12, 1000004, 9000, 0, Kind.FLUSH_OBJECT, 0, 0, 0),
+    (5, 6, 2000, 0, 0, 3600, Kind.HELD, 0, 1, 0),
+    (9, 4, 2900, 1000005, 30000, 150000, Kind.TRIED, 0, 3, 0),
+]
+
+
+@pytest.mark.parametrize("config", ["host", "host-asan"])
+def test_events(config: str) -> None:
+    """Of a recording, in C and in Python."""
+    done = subprocess.run(
+        [program(config, "zc_golden"), "events"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == (GOLDEN / "events.txt").read_text()
+    assert [EVENT.pack(*event).hex() for event in EVENTS] == done.stdout.split()
+    assert [Kind(event[6]) for event in EVENTS[1:]] == list(Kind)
 
 
 @pytest.mark.parametrize("name", REQUESTS)

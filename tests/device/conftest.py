@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Booted devices: one a target and session, shared by its tests, at most two alive at once.
+"""Booted devices: one a target and session, shared by its tests, of which one is alive at a time.
 
 A test names its device by a fixture: `device` (each target of `targets`), `arm64`, `arm64_root`, `arm64_16k`, or
 boots its own with `boot_device`, where it kills, stops or fills it.
@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from tests.support import require_or_skip
-from tools.emulator import TARGETS, Device, EmulatorError, boot
+from tools.emulator import TARGETS, Device, EmulatorError, SlowDisk, boot
 
 DISK_MB = 32
 """Of /dev/vda and /dev/vdb, which a shared device has."""
+SLOW = SlowDisk(DISK_MB, 4 * 1024 * 1024)
+"""Its /dev/vdc."""
 
 _FIXTURES = {"arm64": "arm64", "arm64_root": "arm64-root", "arm64_16k": "arm64-16k"}
 _booted: dict[str, Device | str] = {}
@@ -46,7 +48,7 @@ def _shared(target: str) -> Device:
             del _booted[other]
     if target not in _booted:
         try:
-            _booted[target] = boot(target, disks=[DISK_MB, DISK_MB])
+            _booted[target] = boot(target, disks=[DISK_MB, DISK_MB, SLOW])
         except EmulatorError as error:
             _booted[target] = str(error)
     there = _booted[target]

@@ -13,11 +13,14 @@ from adbutils import adb_path
 
 from tests.agent.conftest import Zcache, fails
 from tools.emulator import Device, boot
+from zcache_agent.analyze import Options as SampleOptions
 from zcache_agent.daemon import find
 from zcache_agent.deploy import Options, down, up
 from zcache_agent.device import run_script
 from zcache_agent.errors import NoDevice
+from zcache_agent.gather import Gatherer
 from zcache_agent.transport import Transport, open_transport
+from zcache_agent.tune.measured import measure_device
 
 PATIENT, SHORT = 60.0, 3.0
 MOMENTS = ["looking at the device", "copying", "verifying", "starting"]
@@ -98,6 +101,30 @@ def test_lost_between_two_requests(device: Device, lose: Callable[[], None]) -> 
     lose()
     with pytest.raises(NoDevice):
         control.dump()
+
+
+@pytest.mark.parametrize("moment", ["sampling sizes", "measuring times"])
+def test_lost_in_the_middle_of_tune(device: Device, lose: Callable[[], None], moment: str) -> None:
+    up(open_transport(device.serial, PATIENT), Options())
+    daemon = find(open_transport(device.serial, SHORT))
+    options = SampleOptions(page_size=4096, pages=20, seconds=4, codecs=("lz4",))
+    with pytest.raises(NoDevice):
+        measure_device(daemon, options, cold=False, progress=at(moment, lose))
+
+
+def test_moments_before_while_and_after_it_is_unplugged(device: Device, environment: None) -> None:
+    up(open_transport(device.serial, PATIENT), Options())
+    with Gatherer(lambda serial: open_transport(serial or device.serial, PATIENT)) as gatherer:
+        assert gatherer.take().is_up
+        adb(device, "disconnect", device.serial)
+        for _ in range(2):
+            moment = gatherer.take()
+            assert isinstance(moment.problem, NoDevice), moment.problem
+            assert moment.kernel is None
+        reconnect(device)
+        moment = gatherer.take()
+        assert moment.is_up, moment.problem
+    down(open_transport(device.serial, PATIENT), force=True)
 
 
 def test_killed(device: Device, environment: None) -> None:

@@ -116,6 +116,20 @@ class TestSu:
         names = transport.run(Rights.SU_C.wrap(["sh", "-c", f"{{ {left}; }} 2>/dev/null"])).text
         assert "zcache" not in names.replace("/var/lib/zcache:", "")
         fails(zcache("status"), 4, "zcache up")
+        self.check_module(zcache, transport)
+
+    def check_module(self, zcache: Zcache, transport: AdbTransport) -> None:
+        """tests/device/test_install.py runs its scripts; here root is behind su."""
+        transport.run(Rights.SU_C.wrap(["mkdir", "/data/adb/modules"]))
+        installed = zcache("--json", "install").json
+        assert installed["as"] == "magisk"
+        listed = transport.run(Rights.SU_C.wrap(["ls", "-lnR", "/data/adb/modules/zcache"])).text
+        assert "-rwx------    1 0        0" in listed
+        assert " 2000 " not in listed
+        assert zcache("status", "--json").json["pid"] == installed["daemon"]["pid"]
+        assert set(zcache("--json", "uninstall").json["files"].values()) == {"removed"}
+        left = transport.run(Rights.SU_C.wrap(["find", "/data/adb", "/data/local/tmp"])).text
+        assert left.split() == ["/data/adb", "/data/adb/modules", "/data/local/tmp"]
 
     def test_from_shell_to_root(self, zcache: Zcache) -> None:
         first = zcache("up", "--json").json
@@ -123,4 +137,5 @@ class TestSu:
         fails(zcache("up", "--root"), 4, "--root was asked for", "--replace")
         second = zcache("up", "--root", "--replace", "--json").json
         assert (second["user"], second["changed"]) == ("root", True)
-        assert zcache("down", "--json").json["removed"] == [{"directory": second["directory"], "ran": True}]
+        removed = {"directory": second["directory"], "ran": True, "agent_ran": False}
+        assert zcache("down", "--json").json["removed"] == [removed]

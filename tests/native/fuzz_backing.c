@@ -184,7 +184,7 @@ static void write_some(struct zc_backing *backing, unsigned layout, uint32_t fro
     zc_place places[INDEXES];
     void *bytes;
 
-    if (zc_batch_create(backing, &batch) != 0)
+    if (zc_batch_create(backing, 0, &batch) != 0)
         abort();
     for (uint32_t i = from; i < to; i++) {
         struct known *mine = &known[layout][i];

@@ -90,6 +90,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         zc_pool_release(pool);
     }
     zc_data_init(&server, store, &log);
+    server.record_wait_ms = 0;
     pass_segment(ends[0], zc_store_page_size(store));
 
     struct input input = {ends[0], data, size};

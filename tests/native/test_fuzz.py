@@ -11,7 +11,7 @@ import pytest
 from tests.native.driver import ENVIRONMENT, program
 
 SEEDS = Path(__file__).with_name("seeds")
-RUNS = {"control": 20000, "data": 6000, "codec": 6000, "backing": 3000}
+RUNS = {"control": 20000, "data": 6000, "codec": 6000, "backing": 3000, "swap": 20000, "line": 3000}
 EXPLORES = os.environ.get("HYPOTHESIS_PROFILE") == "explore"
 
 

@@ -57,6 +57,7 @@ def test_a_persistent_put_takes_room_from_ephemeral_pools(config: str, allocator
         assert driver.stats("p")["policy_percent_exceeded"] > 0
         assert driver.stats("e")["frames"] == 0
         assert driver.stats("p")["reclaimed_zpages"] == 0
+        driver.ask("settle")
         assert driver.used()[0] <= 4 * MIB
         assert driver.ask("check") == "ok"
 

@@ -6,13 +6,16 @@ import os
 import pytest
 
 from tests.native.driver import program
-from tools.soak import render, shortcomings, soak
+from tools.soak import heap_shortcomings, render, shortcomings, soak, soak_heaps
 
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 20)
 
 
-@pytest.mark.minutes(SECONDS / 60)
-@pytest.mark.timeout(int(SECONDS) * 2 + 300)
+HEAP_SECONDS = SECONDS / 10
+
+
+@pytest.mark.minutes((SECONDS + HEAP_SECONDS) / 60)
+@pytest.mark.timeout(int(SECONDS + HEAP_SECONDS) * 2 + 300)
 def test_everything_at_once_for_a_while() -> None:
     facts = soak(program("host", "zc_soak"), SECONDS, seed=4)
     assert list(shortcomings(facts)) == []
@@ -21,7 +24,11 @@ def test_everything_at_once_for_a_while() -> None:
     assert facts["compared"] > 0
     hit = [count > 0 for count in facts["faults"].values()]
     assert all(hit) if SECONDS >= 60 else any(hit), facts["faults"]
-    assert f"{facts['ops']['put']} puts" in render(facts)
+    heaps = soak_heaps(program("host", "zc_heap"), HEAP_SECONDS, seed=4)
+    assert list(heap_shortcomings(heaps)) == []
+    record = render(facts, heaps)
+    assert f"{facts['ops']['put']} puts" in record
+    assert f"| {heaps[0]['ops']} | {heaps[0]['evicted']} |" in record
 
 
 @pytest.mark.minutes(0.5)

@@ -60,6 +60,7 @@ struct pending {
 struct driver {
     struct zc_backing *backing;
     struct zc_batch *batch;
+    size_t batches; /* so far */
     struct entry entries[KEYS];
     struct pending pending[BATCH_MAX];
     zc_place places[BATCH_MAX];
@@ -255,7 +256,10 @@ static void command_add(struct driver *driver, const struct words *words)
     };
     uint32_t seed = (uint32_t)number(words->word[6]);
     void *bytes;
-    int error = driver->batch ? 0 : zc_batch_create(driver->backing, &driver->batch);
+    int error = driver->batch
+                    ? 0
+                    : zc_batch_create(driver->backing, driver->batches++ % 2 ? SIZE_MAX : 0,
+                                      &driver->batch);
 
     forget(driver, entry_of(driver, record.object, record.index));
     if (!error)

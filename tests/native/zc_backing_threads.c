@@ -177,7 +177,7 @@ static void *work(void *arg)
     struct worker *worker = arg;
     struct world *world = worker->world;
 
-    CHECK(zc_batch_create(world->backing, &worker->batch) == 0);
+    CHECK(zc_batch_create(world->backing, SIZE_MAX, &worker->batch) == 0);
     for (size_t op = 0; op < world->ops; op++) {
         size_t what = random_below(&worker->random, 100);
         if (what < 4)

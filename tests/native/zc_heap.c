@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * zc_heap stress FAULTS WITH CODEC THREADS OPS SEED BUDGET
- *     Threads write and read pages of their own in shared regions, while one of them ages, evicts,
- *     fetches, pins, recompresses, and changes the budget of, what all use. Each page says where it is and how often it
- *     was written, and its owner knows both.
+ *     Threads write and read pages of their own in shared regions, and hand them to system calls, pinned
+ *     and not, while one of them ages, evicts, fetches, pins, recompresses, and changes the budget of, what
+ *     all use. Each page says where it is and how often it was written, and its owner knows both. OPS: of
+ *     a thread, or e.g. 10s: for so long.
  * zc_heap rules FAULTS WITH       what the header says of system calls, fork, discarded memory, pins, ageing
  * zc_heap refused FAULTS WITH     of pages that the pool does not take
+ * zc_heap full FAULTS WITH        of a pool that is full of what came back
  * zc_heap lost FAULTS WITH        of a damaged page; touches it at last
  * zc_heap signals FAULTS WITH     handlers that touch the memory
  * zc_heap delegated FAULTS WITH STORE   pages that a signal handler may not get itself; STORE: a new file
@@ -13,7 +15,7 @@
  * zc_heap forbidden PERM|NOSYS    a system without userfaultfd
  *
  * FAULTS: thread, sigbus, or caller. WITH: move; remap: without UFFDIO_MOVE; bare: and without UFFDIO_POISON.
- * Prints a line and ends with 0, or says what broke.
+ * Prints a line, with what the kernel offered and was used, and ends with 0, or says what broke.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,6 +35,7 @@
 #include <zcache/heap.h>
 
 #include "check.h"
+#include "heap/inside.h"
 #include "store/pool.h"
 
 #define REGIONS 3u
@@ -54,6 +57,7 @@ struct setup {
     size_t page_size;
     char why[300];
     int error; /* of zc_heap_create() */
+    uint64_t ops, calls, failed_calls;
 };
 
 static enum zc_heap_faults faults_of(const char *how)
@@ -117,9 +121,11 @@ static void take_down(struct setup *setup)
     char why[200] = "";
 
     printf("%" PRIu64 " new, %" PRIu64 " waiting, %" PRIu64 " stored, %" PRIu64
-           " delegated, %" PRIu64 " evicted, %" PRIu64 " refused\n",
+           " delegated, %" PRIu64 " evicted, %" PRIu64 " refused, %d move, %d poison, %" PRIu64
+           " ops, %" PRIu64 " calls, %" PRIu64 " failed\n",
            stats.faults_new, stats.faults_waiting, stats.faults_stored, stats.faults_delegated,
-           stats.evicted, stats.refused);
+           stats.evicted, stats.refused, setup->heap->uffd.can_move, setup->heap->uffd.can_poison,
+           setup->ops, setup->calls, setup->failed_calls);
     CHECK(stats.lost == 0);
     CHECK(zc_store_check(setup->store, why, sizeof(why)) == 0);
     zc_heap_destroy(setup->heap);
@@ -133,16 +139,21 @@ struct worker {
     const struct setup *setup;
     char *const *regions;
     pthread_t thread;
-    unsigned number, threads, ops;
+    unsigned number, threads;
+    uint64_t most_ops; /* 0: until then */
+    uint64_t until_ns;
     uint64_t budget;
     struct random random;
+    int file;     /* for its system calls */
+    char *buffer; /* a page */
+    uint64_t ops, calls, failed_calls;
     uint32_t writes[REGIONS][PAGES];
 };
 
 /* What a page is after so many writes: half of them compress. */
 static uint64_t seed_of(size_t region, size_t page, uint32_t writes)
 {
-    return zc_mix64(region << 40 | page << 20) + writes;
+    return zc_mix64((uint64_t)region << 40 | (uint64_t)page << 20) + writes;
 }
 
 static size_t filled(const struct setup *setup, size_t page)
@@ -170,6 +181,58 @@ static void check_page(const struct worker *worker, size_t region, size_t page)
     }
     for (size_t i = 0; i < worker->setup->page_size; i++)
         CHECK(at[i] == 0);
+}
+
+/* Did a system call take all of a page? One that is not pinned may have been away. */
+static bool took_all(struct worker *worker, ssize_t done, bool is_pinned)
+{
+    if (done == (ssize_t)worker->setup->page_size)
+        return true;
+    CHECK(!is_pinned && (done >= 0 || errno == EFAULT));
+    worker->failed_calls++;
+    return false;
+}
+
+static void write_to_file(struct worker *worker, size_t region, size_t page, bool is_pinned)
+{
+    size_t size = worker->setup->page_size, written = filled(worker->setup, page);
+    const char *at = worker->regions[region] + page * size;
+    uint32_t writes = worker->writes[region][page];
+
+    if (!took_all(worker, pwrite(worker->file, at, size, 0), is_pinned) || !writes)
+        return;
+    CHECK(pread(worker->file, worker->buffer, size, 0) == (ssize_t)size);
+    CHECK(pattern_is(worker->buffer, written, seed_of(region, page, writes)));
+}
+
+static void read_from_file(struct worker *worker, size_t region, size_t page, bool is_pinned)
+{
+    size_t size = worker->setup->page_size, written = filled(worker->setup, page);
+    char *at = worker->regions[region] + page * size;
+
+    memset(worker->buffer, 0, size);
+    pattern_fill(worker->buffer, written, seed_of(region, page, worker->writes[region][page] + 1));
+    CHECK(pwrite(worker->file, worker->buffer, size, 0) == (ssize_t)size);
+    if (took_all(worker, pread(worker->file, at, size, 0), is_pinned))
+        worker->writes[region][page]++;
+    else
+        write_page(worker, region, page);
+}
+
+static void call_system(struct worker *worker, size_t region, size_t page)
+{
+    const char *at = worker->regions[region] + page * worker->setup->page_size;
+    bool is_pinned = random_percent(&worker->random, 50);
+
+    worker->calls++;
+    if (is_pinned)
+        CHECK(zc_heap_pin(worker->setup->heap, at, worker->setup->page_size) == 0);
+    if (random_percent(&worker->random, 50))
+        write_to_file(worker, region, page, is_pinned);
+    else
+        read_from_file(worker, region, page, is_pinned);
+    if (is_pinned)
+        CHECK(zc_heap_unpin(worker->setup->heap, at, worker->setup->page_size) == 0);
 }
 
 static void disturb(struct worker *worker)
@@ -213,14 +276,29 @@ static void disturb(struct worker *worker)
     }
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static bool is_over(const struct worker *worker)
+{
+    return worker->most_ops ? worker->ops >= worker->most_ops : now_ns() >= worker->until_ns;
+}
+
 static void *work(void *arg)
 {
     struct worker *worker = arg;
 
-    for (unsigned i = 0; i < worker->ops; i++) {
+    for (; !is_over(worker); worker->ops++) {
         size_t region = random_below(&worker->random, REGIONS);
         size_t page = random_below(&worker->random, PAGES / worker->threads) * worker->threads +
                       worker->number;
+        if (random_percent(&worker->random, 10))
+            call_system(worker, region, page);
         check_page(worker, region, page);
         if (random_percent(&worker->random, 40))
             write_page(worker, region, page);
@@ -230,29 +308,50 @@ static void *work(void *arg)
     return NULL;
 }
 
+static void start_worker(struct worker *worker, uint64_t seed)
+{
+    worker->random.state = zc_mix64(seed + worker->number);
+    worker->file = memfd_create("page", MFD_CLOEXEC);
+    worker->buffer = malloc(worker->setup->page_size);
+    CHECK(worker->file >= 0 && worker->buffer);
+    CHECK(pthread_create(&worker->thread, NULL, work, worker) == 0);
+}
+
+static void end_worker(struct worker *worker, struct setup *setup)
+{
+    pthread_join(worker->thread, NULL);
+    setup->ops += worker->ops;
+    setup->calls += worker->calls;
+    setup->failed_calls += worker->failed_calls;
+    close(worker->file);
+    free(worker->buffer);
+}
+
 static int stress(char **arg)
 {
     struct setup setup = set_up(arg[0], arg[1], arg[2], strtoull(arg[6], NULL, 10), 0);
-    unsigned threads = (unsigned)atoi(arg[3]);
-    struct worker *workers = calloc(threads, sizeof(*workers));
     void *regions[REGIONS];
+    char *unit;
+    uint64_t most = strtoull(arg[4], &unit, 10);
+    struct worker any = {
+        .setup = &setup,
+        .regions = (char *const *)regions,
+        .threads = (unsigned)atoi(arg[3]),
+        .most_ops = *unit == 's' ? 0 : most,
+        .until_ns = now_ns() + most * 1000000000u,
+        .budget = strtoull(arg[6], NULL, 10),
+    };
+    struct worker *workers = calloc(any.threads, sizeof(*workers));
 
     for (unsigned i = 0; i < REGIONS; i++)
         CHECK(zc_heap_map(setup.heap, PAGES * setup.page_size - i, &regions[i]) == 0);
-    for (unsigned i = 0; i < threads; i++) {
-        workers[i] = (struct worker){
-            .setup = &setup,
-            .regions = (char *const *)regions,
-            .number = i,
-            .threads = threads,
-            .ops = (unsigned)atoi(arg[4]),
-            .budget = strtoull(arg[6], NULL, 10),
-            .random = {zc_mix64(strtoull(arg[5], NULL, 10) + i)},
-        };
-        CHECK(pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0);
+    for (unsigned i = 0; i < any.threads; i++) {
+        workers[i] = any;
+        workers[i].number = i;
+        start_worker(&workers[i], strtoull(arg[5], NULL, 10));
     }
-    for (unsigned i = 0; i < threads; i++)
-        pthread_join(workers[i].thread, NULL);
+    for (unsigned i = 0; i < any.threads; i++)
+        end_worker(&workers[i], &setup);
     take_down(&setup);
     free(workers);
     return 0;
@@ -456,6 +555,74 @@ static void test_age(struct setup *setup)
     CHECK(stats.stored_pages == 0 && stats.resident_pages == 0 && stats.waiting_pages == 0);
 }
 
+static uint64_t pages_in_pool(const struct setup *setup)
+{
+    struct zc_pool_stats pool;
+
+    zc_pool_get_stats(setup->pool, &pool);
+    return pool.zpages + pool.same_filled;
+}
+
+/* What came back leaves the pool when faults pause, or is put over. */
+static void test_copies(struct setup *setup)
+{
+    size_t size = 64 * setup->page_size;
+    void *at;
+
+    CHECK(zc_heap_map(setup->heap, size, &at) == 0);
+    for (size_t round = 0; round < 3; round++) {
+        for (size_t i = 0; i < 64; i++)
+            pattern_fill((char *)at + i * setup->page_size, 200, i + round);
+        CHECK(zc_heap_evict(setup->heap, at, size) == 64);
+        for (size_t i = 0; i < 64; i++)
+            CHECK(pattern_is((char *)at + i * setup->page_size, 200, i + round));
+        CHECK(pages_in_pool(setup) <= 64);
+    }
+    while (pages_in_pool(setup) > 0)
+        usleep(1000);
+    for (size_t i = 0; i < 64; i++)
+        CHECK(pattern_is((char *)at + i * setup->page_size, 200, i + 2));
+    CHECK(zc_heap_unmap(setup->heap, at) == 0);
+}
+
+/* Touches page after page, forwards or backwards. Returns how many came with one that was touched. */
+static uint64_t touch(struct setup *setup, const char *at, size_t pages, bool is_forwards)
+{
+    size_t size = pages * setup->page_size;
+    struct zc_heap_stats before = stats_of(setup);
+
+    for (size_t i = 0; i < pages; i++) {
+        size_t page = is_forwards ? i : pages - 1 - i;
+        CHECK(pattern_is(at + page * setup->page_size, 200, page));
+    }
+    CHECK(zc_heap_pin(setup->heap, at, size) == 0); /* the last fault is counted by now */
+    CHECK(zc_heap_unpin(setup->heap, at, size) == 0);
+    struct zc_heap_stats after = stats_of(setup);
+    uint64_t ahead = after.read_ahead - before.read_ahead;
+    CHECK(after.faults_stored - before.faults_stored == pages - ahead);
+    return ahead;
+}
+
+/* Touched in order, 1, 2, 4, 8, 8… pages come at a time; else each comes alone. */
+static void test_read_ahead(struct setup *setup)
+{
+    size_t pages = 64, size = pages * setup->page_size;
+    char *at;
+
+    CHECK(zc_heap_map(setup->heap, size, (void **)&at) == 0);
+    for (size_t i = 0; i < pages; i++)
+        pattern_fill(at + i * setup->page_size, 200, i);
+    CHECK(zc_heap_evict(setup->heap, at, size) == 64);
+    CHECK(touch(setup, at, pages, true) == 64 - 11);
+    CHECK(zc_heap_evict(setup->heap, at, size) == 64);
+    CHECK(touch(setup, at, pages, false) == 0);
+    CHECK(zc_heap_evict(setup->heap, at, size) == 64);
+    setup->heap->most_ahead = 1;
+    CHECK(touch(setup, at, pages, true) == 0);
+    setup->heap->most_ahead = ZC_AHEAD;
+    CHECK(zc_heap_unmap(setup->heap, at) == 0);
+}
+
 static int rules(char **arg)
 {
     struct setup setup = set_up(arg[0], arg[1], NULL, 0, 0);
@@ -466,6 +633,8 @@ static int rules(char **arg)
     test_unmap(&setup);
     test_threads_end(&setup);
     test_discard(&setup);
+    test_copies(&setup);
+    test_read_ahead(&setup);
     test_age(&setup);
     test_budget(&setup);
     take_down(&setup);
@@ -486,6 +655,31 @@ static int refused(char **arg)
     for (size_t i = 0; i < 1000; i++)
         CHECK(pattern_is((char *)at + i * setup.page_size, setup.page_size, i * setup.page_size));
     CHECK(stats_of(&setup).refused > 0);
+    take_down(&setup);
+    return 0;
+}
+
+/* A pool that is full of what came back has room for other pages. */
+static int full(char **arg)
+{
+    struct setup setup = set_up(arg[0], arg[1], NULL, 0, 1 << 20);
+    size_t size = 1000 * setup.page_size;
+    void *at, *other;
+
+    CHECK(zc_heap_map(setup.heap, size, &at) == 0 && zc_heap_map(setup.heap, size, &other) == 0);
+    for (size_t i = 0; i < 1000; i++)
+        pattern_fill((char *)at + i * setup.page_size, 2000, i);
+    int64_t most = zc_heap_evict(setup.heap, at, size);
+    CHECK(most > 100 && most < 1000);
+    size = (size_t)most / 2 * setup.page_size;
+    for (int i = 0; i < 3; i++) {
+        CHECK(zc_heap_prefetch(setup.heap, at, 1000 * setup.page_size) > 0);
+        memcpy(other, at, size);
+        CHECK(zc_heap_evict(setup.heap, other, size) == most / 2);
+        CHECK(zc_heap_prefetch(setup.heap, other, size) == most / 2);
+        CHECK(memcmp(other, at, size) == 0);
+        CHECK(zc_heap_evict(setup.heap, at, size) > 0);
+    }
     take_down(&setup);
     return 0;
 }
@@ -634,10 +828,9 @@ static void note_once(int number)
 /* Behind the end of a file. */
 static volatile char *bad_memory(void)
 {
-    char path[] = "/dev/shm/zc_heap.XXXXXX";
-    int file = mkstemp(path);
-    CHECK(file >= 0 && unlink(path) == 0);
-    volatile char *at = mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0);
+    int file = memfd_create("empty", MFD_CLOEXEC);
+    CHECK(file >= 0);
+    volatile char *at = mmap(NULL, 1, PROT_READ, MAP_SHARED, file, 0);
     CHECK(at != MAP_FAILED);
     close(file);
     return at;
@@ -818,8 +1011,8 @@ int main(int argc, char **argv)
         int (*run)(char **arg);
     } commands[] = {
         {"stress", 7, stress},       {"rules", 2, rules},         {"refused", 2, refused},
-        {"lost", 2, lost},           {"signals", 2, signals},     {"delegated", 3, delegated},
-        {"handed-on", 0, handed_on}, {"forbidden", 1, forbidden},
+        {"full", 2, full},           {"lost", 2, lost},           {"signals", 2, signals},
+        {"delegated", 3, delegated}, {"handed-on", 0, handed_on}, {"forbidden", 1, forbidden},
     };
 
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)

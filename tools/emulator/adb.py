@@ -40,27 +40,16 @@ class AdbServer:
     def start(cls, deadline: float = 30) -> Self:
         home = Path(tempfile.mkdtemp(prefix="zcache-adb-"))
         port = free_port()
-        env = {
-            **os.environ,
-            "HOME": str(home),
-            "ANDROID_USER_HOME": str(home / ".android"),
-            "ADB_MDNS": "0",
-            "ADB_LIBUSB": "0",
-        }
-        env.pop("ADB_SERVER_SOCKET", None)
-        log = (home / "server.log").open("wb")
-        with log:
-            process = subprocess.Popen(
-                [adbutils.adb_path(), "-P", str(port), "server", "nodaemon"],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent,
-            )
-        server = cls(port, home, process)
+        server = cls(port, home, _spawn(port, home))
         server._wait(deadline)
         return server
+
+    def restart(self, deadline: float = 30) -> None:
+        """Killed, and started again where it was: it knows no device any more."""
+        self.process.kill()
+        self.process.wait()
+        self.process = _spawn(self.port, self.home)
+        self._wait(deadline)
 
     @property
     def env(self) -> dict[str, str]:
@@ -86,3 +75,23 @@ class AdbServer:
         said = (self.home / "server.log").read_text(errors="replace").strip()
         self.stop()
         raise EmulatorError(f"adb's server does not start: {said[-200:]}")
+
+
+def _spawn(port: int, home: Path) -> subprocess.Popen[bytes]:
+    env = {
+        **os.environ,
+        "HOME": str(home),
+        "ANDROID_USER_HOME": str(home / ".android"),
+        "ADB_MDNS": "0",
+        "ADB_LIBUSB": "0",
+    }
+    env.pop("ADB_SERVER_SOCKET", None)
+    with (home / "server.log").open("wb") as log:
+        return subprocess.Popen(
+            [adbutils.adb_path(), "-P", str(port), "server", "nodaemon"],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=die_with_parent,
+        )

@@ -21,7 +21,8 @@ from .image import image
 from .packages import EmulatorError
 from .process import die_with_parent
 
-_QEMU = "qemu-system-aarch64"
+QEMU = "qemu-system-aarch64"
+CPU = "max,pauth-impdef=on"
 _BOOT_SECONDS = 180
 _CPUS = 2
 
@@ -39,6 +40,25 @@ TARGETS = {
     "arm64-root": Target("4k", True),
     "arm64-16k": Target("16k", False),
 }
+
+
+@dataclass(frozen=True)
+class SlowDisk:
+    """An empty disk that reads and writes no faster than that."""
+
+    mb: int
+    bytes_a_second: int
+
+
+@dataclass(frozen=True)
+class KeptDisk:
+    """An image file in which stays what the device writes."""
+
+    path: Path
+
+
+Disk = int | Path | SlowDisk | KeptDisk
+"""The size in MB of an empty one, or an image file, which stays as it is: what the device writes is forgotten."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +135,7 @@ class Device:
         end = time.monotonic() + deadline
         while time.monotonic() < end:
             if self.process.poll() is not None:
-                raise EmulatorError(f"{_QEMU} ended: {self._last_words()}")
+                raise EmulatorError(f"{QEMU} ended: {self._last_words()}")
             _quietly(lambda: self.server.client(5).connect(self.serial, timeout=5))
             if _quietly(lambda: self.shell("echo up", 5).output.strip() == "up"):
                 return
@@ -123,7 +143,9 @@ class Device:
         raise EmulatorError(f"{self.target} did not answer within {deadline:.0f} s: {self._last_words()}")
 
     def _last_words(self) -> str:
-        lines = self.console.read_text(errors="replace").split("\n") if self.console.exists() else []
+        """QEMU's own, and the console's."""
+        logs = (self.directory / "qemu.log", self.console)
+        lines = "\n".join(log.read_text(errors="replace") for log in logs if log.exists()).split("\n")
         return " / ".join(line.strip() for line in lines[-5:] if line.strip())
 
 
@@ -138,29 +160,31 @@ def _quietly(call: Callable[[], object]) -> object:
 def boot(
     target: str,
     mem_mb: int = 512,
-    disks: Sequence[int | Path] = (),
+    disks: Sequence[Disk] = (),
     uart: bool = False,
     root: bool | None = None,
     su: bool = False,
+    board: bool = False,
     server: AdbServer | None = None,
     detach: bool = False,
     deadline: float = _BOOT_SECONDS,
 ) -> Device:
     """A device that answers adb, at a private adb server unless one is given.
 
-    disks: sizes in MB of empty ones, or image files; virtio block devices in this order. root: overrides the
-    target's. su: the shell user finds a setuid su. detach: it may outlive this process.
+    disks: virtio block devices in this order. root: overrides the target's. su: the shell user finds a setuid
+    su. board: BusyBox's init starts what /etc/inittab says; /etc, /usr and /var stay on the first disk. detach: it may
+    outlive this process.
     """
     if target not in TARGETS:
         raise EmulatorError(f"no target {target!r}: there are {', '.join(TARGETS)}")
-    if not shutil.which(_QEMU):
-        raise EmulatorError(f"{_QEMU} is missing: apt-get install qemu-system-arm")
+    check_qemu()
     as_root = TARGETS[target].root if root is None else root
     directory = Path(tempfile.mkdtemp(prefix=f"zcache-{target}-"))
     owned = server is None
     adb = server or AdbServer.start()
     port = free_port()
-    command = _command(target, mem_mb, disks, uart, as_root, su, port, directory)
+    words = f"zcache.root={int(as_root)} zcache.su={int(su)} zcache.board={int(board)}"
+    command = _command(target, mem_mb, disks, uart, words, port, directory)
     with (directory / "qemu.log").open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -175,19 +199,24 @@ def boot(
     device.env = {**adb.env, "ANDROID_SERIAL": serial}
     try:
         device.wait(deadline)
-        device.uart = _pty(directory / "qemu.log") if uart else None
+        device.uart = pty_of(directory / "qemu.log") if uart else None
     except BaseException:
         device.stop()
         raise
     return device
 
 
+def check_qemu() -> None:
+    if not shutil.which(QEMU):
+        raise EmulatorError(f"{QEMU} is missing: apt-get install qemu-system-arm")
+
+
 def _command(
-    target: str, mem_mb: int, disks: Sequence[int | Path], uart: bool, root: bool, su: bool, port: int, directory: Path
+    target: str, mem_mb: int, disks: Sequence[Disk], uart: bool, words: str, port: int, directory: Path
 ) -> list[str]:
     made = image(TARGETS[target].flavour)
-    append = f"console=ttyAMA0 quiet panic=-1 zcache.root={int(root)} zcache.su={int(su)}"
-    command = [_QEMU, "-M", "virt", "-cpu", "max,pauth-impdef=on", "-smp", str(_CPUS), "-m", f"{mem_mb}M"]
+    append = f"console=ttyAMA0 quiet panic=-1 {words}"
+    command = [QEMU, "-M", "virt", "-cpu", CPU, "-smp", str(_CPUS), "-m", f"{mem_mb}M"]
     command += ["-display", "none", "-monitor", "none", "-no-reboot"]
     command += ["-kernel", str(made.kernel), "-initrd", str(made.initramfs), "-append", append]
     command += ["-serial", f"file:{directory / 'console.log'}"]
@@ -196,21 +225,25 @@ def _command(
     if uart:
         command += ["-chardev", "pty,id=uart", "-device", "pci-serial,chardev=uart"]
     for number, disk in enumerate(disks):
-        command += ["-drive", f"if=none,id=disk{number},format=raw,file={_disk(disk, number, directory)}"]
+        more = f",throttling.bps-total={disk.bytes_a_second}" if isinstance(disk, SlowDisk) else ""
+        more += ",snapshot=on" if isinstance(disk, Path) else ""
+        command += ["-drive", f"if=none,id=disk{number},format=raw,file={_disk(disk, number, directory)}{more}"]
         command += ["-device", f"virtio-blk-pci,drive=disk{number}"]
     return command
 
 
-def _disk(disk: int | Path, number: int, directory: Path) -> Path:
+def _disk(disk: Disk, number: int, directory: Path) -> Path:
+    if isinstance(disk, KeptDisk):
+        return disk.path
     if isinstance(disk, Path):
         return disk
     path = directory / f"disk{number}.img"
     path.touch()
-    os.truncate(path, disk * 1024 * 1024)
+    os.truncate(path, (disk.mb if isinstance(disk, SlowDisk) else disk) * 1024 * 1024)
     return path
 
 
-def _pty(log: Path) -> str:
+def pty_of(log: Path) -> str:
     found = re.search(r"redirected to (/dev/pts/\d+)", log.read_text(errors="replace"))
     if not found:
         raise EmulatorError("QEMU names no pty for the UART")

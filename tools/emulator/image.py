@@ -8,6 +8,8 @@ import re
 import stat
 import subprocess
 import tarfile
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -18,20 +20,27 @@ from elftools.elf.elffile import ELFFile
 from . import packages
 
 _INIT = Path(__file__).with_name("init.sh")
+_BOARD_RC = Path(__file__).with_name("board.sh")
 _LIBRARIES = "usr/lib/aarch64-linux-gnu"
 _LOADER = "ld-linux-aarch64.so.1"
 _PROGRAMS = {
     "usr/lib/android-sdk/platform-tools/adbd": "bin/adbd",
     "usr/sbin/mkfs.fat": "bin/mkfs.fat",
+    "usr/sbin/mke2fs": "bin/mke2fs",
     "usr/bin/mksh": "system/bin/sh",
 }
 """Where they are in their packages, and on the device."""
 _MODULES = (
     "failover", "net_failover", "virtio_net", "virtio_blk", "loop", "nls_cp437", "nls_ascii", "nls_utf8", "vfat",
-    "zsmalloc", "lz4_compress", "lz4hc_compress", "zram", "ublk_drv", "nbd",
+    "crc32c_generic", "ext4", "zsmalloc", "lz4_compress", "lz4hc_compress", "lz4", "zstd", "zram", "ublk_drv", "nbd",
 )  # fmt: skip
+_DISK_MB = 1024
+_KEPT_SECONDS = 86400
 _ACCOUNTS = "root::0:0:root:/:/bin/sh\nshell::2000:2000:shell:/data/local/tmp:/bin/sh\n"
 _GROUP = "root:x:0:\nshell:x:2000:\n"
+_INITTAB = "::sysinit:/etc/rc\nttyAMA0::respawn:/bin/busybox getty -L 115200 ttyAMA0 vt100\n"
+_BOARD_HASH = "$1$zcache$HSeCmrdoGPgsnjqqb2M0k1"
+"""Of root's password, "board"."""
 
 
 @dataclass(frozen=True)
@@ -72,24 +81,71 @@ class _Tree:
         return out.getvalue()
 
 
-def image(flavour: str) -> Image:
-    """For a kernel of packages.KERNELS; downloads and builds what the cache does not have."""
+def image(flavour: str, board: bool = False) -> Image:
+    """For a kernel of packages.KERNELS; downloads and builds what the cache does not have.
+
+    board: BusyBox and nothing else.
+    """
     with packages.locked() as cache:
         kernel_deb = packages.kernel(flavour)
         userland = packages.userland()
-        inputs = [Path(__file__).read_bytes(), _INIT.read_bytes()]
+        inputs = [Path(__file__).read_bytes(), (_BOARD_RC if board else _INIT).read_bytes()]
         inputs += [deb.name.encode() for deb in (kernel_deb, *userland)]
         key = hashlib.sha256(b"\0".join(inputs)).hexdigest()[:16]
-        built = Image(cache / f"vmlinuz-{flavour}-{key}", cache / f"initramfs-{flavour}-{key}")
+        name = f"board{flavour}" if board else flavour
+        built = Image(cache / f"vmlinuz-{name}-{key}", cache / f"initramfs-{name}-{key}")
         if not built.initramfs.exists():
-            for old in cache.glob(f"*-{flavour}-*"):
-                old.unlink()
+            _forget_old(cache, name)
             tree = _Tree()
             kernel = _add_modules(tree, kernel_deb)
-            _add_userland(tree, userland)
+            (_add_board if board else _add_userland)(tree, userland)
             _write(built.kernel, kernel)
             _write(built.initramfs, tree.cpio())
     return built
+
+
+def _forget_old(cache: Path, flavour: str) -> None:
+    """What is a day old; younger ones may be another work tree's, which boots them now."""
+    for old in cache.glob(f"*-{flavour}-*"):
+        if time.time() - old.stat().st_mtime > _KEPT_SECONDS:
+            old.unlink()
+
+
+def disk_of(*names: str) -> Path:
+    """An ext4 image with these packages, and all they need, in a tree to chroot into; its shell is dash."""
+    with packages.locked() as cache:
+        debs = packages.programs("dash", *names)
+        key = hashlib.sha256(b"\0".join(deb.name.encode() for deb in debs)).hexdigest()[:16]
+        disk = cache / f"programs-{key}"
+        if not disk.exists():
+            with tempfile.TemporaryDirectory() as root:
+                _unpack(debs, Path(root))
+                new = disk.with_suffix(".new")
+                new.unlink(missing_ok=True)
+                _run("mke2fs", "-Fq", "-t", "ext4", "-d", root, str(new), f"{_DISK_MB}M")
+                new.rename(disk)
+    return disk
+
+
+def _unpack(debs: Iterable[Path], root: Path) -> None:
+    """No package's scripts are run: what is there is what programs of C, C++ and Python need."""
+    for name in ("bin", "lib", "sbin"):
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for deb in debs:
+        _run("dpkg-deb", "--extract", str(deb), str(root))
+    for name, program in (("sh", "dash"), ("awk", "mawk")):
+        link = root / "usr/bin" / name
+        if not link.is_symlink() and (root / "usr/bin" / program).exists():
+            link.symlink_to(program)
+    for name in ("proc", "dev", "tmp"):
+        (root / name).mkdir(exist_ok=True)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise packages.EmulatorError(f"{command[0]}: {done.stderr.strip()[-200:]}")
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -160,6 +216,18 @@ def _add_userland(tree: _Tree, debs: Iterable[Path]) -> None:
         tree.add(path, there[source], 0o755)
         _add_libraries(tree, there[source], there, links)
     tree.link(f"lib/{_LOADER}", f"/{_LIBRARIES}/{_LOADER}")
+
+
+def _add_board(tree: _Tree, debs: Iterable[Path]) -> None:
+    for deb in debs:
+        for path, member, archive in _members(deb):
+            if path == "usr/bin/busybox":
+                tree.add("bin/busybox", _content(archive, member), 0o755)
+    tree.link("sbin/init", "/bin/busybox")
+    tree.add("etc/rc", _BOARD_RC.read_bytes(), 0o755)
+    tree.add("etc/inittab", _INITTAB.encode())
+    tree.add("etc/passwd", f"root:{_BOARD_HASH}:0:0:root:/:/bin/sh\n".encode())
+    tree.add("etc/group", _GROUP.encode())
 
 
 def _add_libraries(tree: _Tree, program: bytes, there: dict[str, bytes], links: dict[str, str]) -> None:

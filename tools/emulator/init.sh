@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 # The emulated device's init: file systems, modules, network, adbd. The kernel's command line says
-# zcache.root=1 (adbd stays root) and zcache.su=1 (the shell user finds a su). Disks are the shell user's.
+# zcache.root=1 (adbd stays root), zcache.su=1 (the shell user finds a su), zcache.board=1 (see below). Disks are the
+# shell user's.
 
 bb=/bin/busybox
 $bb mkdir -p /proc /sys /dev /tmp /run /mnt /system/xbin /data/local/tmp /data/misc/adb
@@ -38,6 +39,15 @@ if grep -q zcache.su=1 /proc/cmdline; then # a rooted phone
     chmod 4755 /system/xbin/su
     mkdir -m 700 /data/adb
 fi
+if grep -q zcache.board=1 /proc/cmdline; then # one with BusyBox's init, and a root file system that stays
+    mount -t ext4 /dev/vda /mnt 2>/dev/null || { /bin/mke2fs -Fqt ext4 /dev/vda && mount -t ext4 /dev/vda /mnt; }
+    mkdir -p /sbin /var
+    ln -s /bin/busybox /sbin/init
+    for directory in etc usr var; do
+        [ -d /mnt/$directory ] || cp -a /$directory /mnt/
+        mount --bind /mnt/$directory /$directory
+    done
+fi
 export LD_LIBRARY_PATH=/usr/lib/aarch64-linux-gnu:/usr/lib/aarch64-linux-gnu/android
 export HOME=/data/local/tmp
 if grep -q zcache.root=1 /proc/cmdline; then
@@ -48,6 +58,10 @@ else
     /run/su -p -s /bin/sh -c "exec adbd" shell &
 fi
 echo "init: adbd started"
+if grep -q zcache.board=1 /proc/cmdline; then
+    unset LD_LIBRARY_PATH
+    exec $bb init
+fi
 while true; do
     wait
     sleep 1

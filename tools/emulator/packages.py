@@ -14,7 +14,7 @@ from pathlib import Path
 RELEASE = "trixie"
 ARCHITECTURE = "arm64"
 KERNELS = {"4k": "linux-image-cloud-arm64", "16k": "linux-image-arm64-16k"}
-USERLAND = ("adbd", "busybox-static", "dosfstools", "mksh")
+USERLAND = ("adbd", "busybox-static", "dosfstools", "e2fsprogs", "mksh")
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _DEBIAN = ("bookworm", "trixie", "forky", "sid", "stable", "testing", "unstable")
@@ -42,6 +42,11 @@ def locked() -> Iterator[Path]:
 def userland() -> list[Path]:
     """The .deb files of what runs on the device, and of what that needs."""
     return _download("-".join(USERLAND), ["install", "--yes", "--download-only", *USERLAND])
+
+
+def programs(*names: str) -> list[Path]:
+    """The .deb files of these packages, and of what they need."""
+    return _download("-".join(names), ["install", "--yes", "--download-only", *names])
 
 
 def kernel(flavour: str) -> Path:

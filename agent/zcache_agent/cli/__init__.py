@@ -4,13 +4,14 @@
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 import click
 
 from .. import __version__
-from ..errors import Usage, ZcacheError
+from ..errors import Usage
+from .completion import COMPLETE, complete, serials
+from .failure import as_error, interrupted
 from .output import print_error
 from .session import Session
 
@@ -29,17 +30,30 @@ COMMANDS = {
     "set": "tree:set_",
     "stats": "tree:stats",
     "params": "tree:params",
+    "top": "top:top",
+    "export": "export:export",
+    "report": "report:report",
     "pool": "pool:pool",
+    "swap": "swap:swap",
+    "blockcache": "blockcache:blockcache",
     "dictionary": "dictionary:dictionary",
     "check": "check:check",
     "replay": "replay:replay",
     "bench": "bench:bench",
+    "analyze": "analyze:analyze_",
+    "tune": "tune:tune",
+    "config": "config:config",
+    "kernel": "kernel:kernel",
+    "record": "record:record",
+    "simulate": "simulate:simulate_",
+    "agent": "agent:agent",
+    "install": "install:install",
+    "uninstall": "install:uninstall",
     "demo": "demo:demo",
+    "completion": "completion:completion",
 }
 """Each command and its module and function in this folder, in the order of the help."""
 
-EXIT_INTERNAL = 70  # sysexits' EX_SOFTWARE
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 
@@ -80,8 +94,10 @@ def _common_options() -> list[click.Parameter]:
             "-s",
             "--serial",
             metavar="SERIAL",
-            help="The device: an adb serial, or local[:DIR] for this machine."
+            help="The device: an adb serial, serial:PORT[,SPEED] for a board's console, or local[:DIR] for this"
+            " machine; several with commas between, or all of adb's."
             " Else ZCACHE_SERIAL, ANDROID_SERIAL, or the only adb device.",
+            shell_complete=serials,
         ),
         option("--json", "as_json", is_flag=True, help="One JSON document on standard output."),
         option("-v", "--verbose", count=True, help="Say more."),
@@ -107,6 +123,8 @@ def zcache() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit code. No exception leaves it."""
     session = Session()
+    if instruction := os.environ.get(COMPLETE):
+        return complete(zcache, session, instruction)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with session:
@@ -114,35 +132,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code if isinstance(code, int) else 0
     except (BrokenPipeError, SystemExit):  # the latter is what click makes of the former
-        # Whoever read the output has gone; the interpreter's last flush must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
+        return _reader_has_gone()
     except (KeyboardInterrupt, click.Abort):
-        error = ZcacheError("interrupted", name="interrupted")
-        code = EXIT_INTERRUPTED
+        error = interrupted()
     except click.exceptions.NoArgsIsHelpError as shown:
         click.echo(shown.format_message(), err=True)
         return Usage.exit_code
-    except click.ClickException as wrong:
-        error = _usage(wrong)
-        code = error.exit_code
-    except ZcacheError as known:
-        error = known
-        code = error.exit_code
-    except Exception as bug:
-        if session.verbose:
-            traceback.print_exc()
-        error = ZcacheError(
-            f"internal error: {type(bug).__name__}: {bug}",
-            name="internal",
-            hint="run it with -v for the traceback, and report it with zcache bugreport",
-        )
-        code = EXIT_INTERNAL
+    except Exception as failure:
+        error = as_error(failure, verbose=bool(session.verbose))
+    try:
+        sys.stdout.flush()  # what was shown comes before what is wrong
+    except BrokenPipeError:
+        return _reader_has_gone()
     print_error(error, as_json=session.as_json or "--json" in words)
-    return code
+    return error.exit_code
 
 
-def _usage(wrong: click.ClickException) -> Usage:
-    context = getattr(wrong, "ctx", None)
-    hint = f"{context.command_path} --help" if context else "zcache --help"
-    return Usage(wrong.format_message(), hint=hint)
+def _reader_has_gone() -> int:
+    """The interpreter's last flush must not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE

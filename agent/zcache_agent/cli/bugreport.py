@@ -15,6 +15,7 @@ from ..control import ABI, number
 from ..daemon import find_all
 from ..doctor import examine
 from ..errors import NoDevice, Usage, ZcacheError
+from ..ondevice.process import read_log
 from .session import Session, pass_session
 
 
@@ -33,6 +34,7 @@ def bugreport(session: Session, file: Path | None) -> None:
         "describe.txt": lambda: "\n".join(map(str, session.control.describe())),
         "tables.txt": lambda: _tables(session),
         "zcached.log": lambda: "".join(daemon.read_log() for daemon in find_all(session.transport)),
+        "zcache-agent.log": lambda: read_log(session.transport),
     }
     stem = target.name.split(".")[0]
     with session.output.progress("collecting") as step:

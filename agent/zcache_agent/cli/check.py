@@ -5,11 +5,12 @@ import click
 
 from ..check import check as look
 from ..errors import CheckFailed
-from .session import Session, pass_session
+from .fleet import View, each_device
+from .session import Session
 
 
 @click.command()
-@pass_session
+@each_device(View(("pools>", "pages>"), lambda facts: [(facts["pools"], facts["pages"])]))
 def check(session: Session) -> None:
     """Have the daemon go through all that it holds, and hold its counters against each other.
 

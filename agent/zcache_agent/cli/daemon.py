@@ -1,24 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """up, down, status, log: the daemon on the device."""
 
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .. import deploy
 from ..control import number
-from ..daemon import Daemon, find_all
+from ..daemon import CUT_OFF, Daemon, find_all
 from ..errors import DaemonAbsent, Usage
+from ..ondevice.process import Agent
+from .fleet import View, each_device
+from .logs import follow_option, lines_option, show_log
 from .output import duration_text, size_text
-from .session import Session, pass_session
+from .session import Session
 from .signals import clean_up_when_ended
 
-_LOG_LINES = 100
-_FOLLOW_SECONDS = 1.0
-_MARK = 1024
-"""Characters by which the place in a log is found again."""
 _MAY_DIE = "it runs as adb's user shell and can die when adbd restarts; --root would outlive that"
+
+
+def _up_row(facts: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    did = "started" if facts["changed"] else "ran already"
+    yield (facts["version"], facts["pid"], facts["user"], facts["directory"], facts["page_size"], did)
+
+
+def _down_rows(facts: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    for removed in facts["removed"]:
+        yield removed["directory"], "ended and removed" if removed["ran"] else "removed"
+    if not facts["removed"]:
+        yield "-", "nothing of it was there"
+
+
+def _status_row(facts: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    sizes = (size_text(facts["used_bytes"]), size_text(facts["limit_bytes"]))
+    pools = ", ".join(facts["pools"]) or "none"
+    yield (facts["version"], facts["pid"], facts["user"], duration_text(facts["uptime_ms"]), *sizes, pools)
+
+
+_UP = View(("version", "pid>", "user", "directory", "page size>", "zcached"), _up_row)
+_DOWN = View(("directory", "zcached"), _down_rows)
+_STATUS = View(("version", "pid>", "user", "up for>", "used>", "limit>", "pools"), _status_row)
 
 
 @click.command()
@@ -35,7 +58,7 @@ _MAY_DIE = "it runs as adb's user shell and can die when adbd restarts; --root w
 @click.option(
     "--adb-root", is_flag=True, help="First restart adbd as root, as adb root does: ends all its connections."
 )
-@pass_session
+@each_device(_UP)
 def up(
     session: Session,
     abi: str | None,
@@ -81,34 +104,39 @@ def _restart_adbd(session: Session) -> None:
 
 @click.command()
 @click.option("--force", is_flag=True, help="Even if persistent pages are lost, or it does not answer.")
-@pass_session
+@each_device(_DOWN)
 def down(session: Session, force: bool) -> None:
-    """End the daemon and remove all that `up` brought to the device."""
+    """End the daemon, and the agent beside it, and remove all that zcache brought to the device."""
     with session.output.progress("ending"):
         there = deploy.down(session.transport, force=force)
     if session.as_json:
-        removed = [{"directory": daemon.directory, "ran": daemon.alive} for daemon in there]
+        removed = [
+            {"directory": daemon.directory, "ran": daemon.alive, "agent_ran": daemon.agent_alive} for daemon in there
+        ]
         session.output.document({"serial": session.transport.serial, "removed": removed})
         return
     for daemon in there:
-        session.output.text(
-            f"{'ended, ' if daemon.alive else ''}removed {daemon.directory} from {session.transport.serial}"
-        )
+        ended = "ended, " if daemon.alive else ""
+        with_agent = "the agent too, " if daemon.agent_alive else ""
+        session.output.text(f"{ended}{with_agent}removed {daemon.directory} from {session.transport.serial}")
     if not there:
         session.output.text(f"nothing of zcache is on {session.transport.serial}")
 
 
 @click.command()
-@pass_session
+@each_device(_STATUS)
 def status(session: Session) -> None:
     """Say whether the daemon runs, where, since when, and what it holds. Exit code 4: it does not run."""
-    facts = _facts(session.daemon)
+    daemon = session.daemon
+    facts = _facts(daemon)
+    facts["applying"], facts["applied"] = daemon.applying, daemon.applied
     values = session.control.dump()
     facts["uptime_ms"] = number(values["uptime_ms"])
     facts["used_bytes"] = number(values["stats/used_bytes"])
     facts["limit_bytes"] = number(values["stats/limit_bytes"])
     kinds = {path.split("/")[1]: value for path, value in values.items() if _is_pool_kind(path)}
     facts["pools"] = kinds
+    facts["agent"] = {"pid": Agent(daemon).pid, "running": daemon.agent_alive} if daemon.agent else None
     if session.as_json:
         session.output.document(facts)
         return
@@ -126,9 +154,21 @@ def status(session: Session) -> None:
         ),
         ("pools", pools or "none"),
     ]
+    if daemon.agent:
+        rows.append(("agent", _agent_text(Agent(daemon))))
+    if daemon.applied:
+        rows.append(("settings", daemon.applied))
+    if daemon.applying:
+        rows.append(("note", CUT_OFF))
     if facts["dies_with_adbd"]:
         rows.append(("note", _MAY_DIE))
     session.output.table(("fact", "value"), rows)
+
+
+def _agent_text(agent: Agent) -> str:
+    if not agent.alive:
+        return f"pid {agent.pid}, has died: zcache agent log"
+    return f"pid {agent.pid}, {agent.decisions} decisions: zcache agent status"
 
 
 def _is_pool_kind(path: str) -> bool:
@@ -150,11 +190,9 @@ def _facts(daemon: Daemon) -> dict[str, object]:
 
 
 @click.command()
-@click.option(
-    "-n", "--lines", metavar="N", type=click.IntRange(min=0), default=_LOG_LINES, help="At most so many (100)."
-)
-@click.option("-f", "--follow", is_flag=True, help="Go on showing what is added, until interrupted.")
-@pass_session
+@lines_option
+@follow_option
+@each_device(alone=("follow",))
 def log(session: Session, lines: int, follow: bool) -> None:
     """Show the daemon's log, also that of one that has died."""
     there = find_all(session.transport)
@@ -162,28 +200,4 @@ def log(session: Session, lines: int, follow: bool) -> None:
     shown = chosen.read_log() if chosen else ""
     if not chosen or not (shown or chosen.alive):
         raise DaemonAbsent(f"{session.transport.serial}: no daemon ran, so there is no log", hint="zcache up starts it")
-    last = shown.splitlines()[-lines:] if lines else []
-    _print_log(session, last, follow)
-    while follow:
-        time.sleep(_FOLLOW_SECONDS)
-        now = chosen.read_log()
-        _print_log(session, _added(shown, now).splitlines(), follow)
-        shown = now
-
-
-def _added(shown: str, now: str) -> str:
-    """What came since; of a long log only the newest part is looked at, so its beginning may have gone."""
-    mark = shown[-_MARK:]
-    at = now.rfind(mark)
-    return now[at + len(mark) :] if at >= 0 else now
-
-
-def _print_log(session: Session, lines: list[str], follow: bool) -> None:
-    if session.as_json and not follow:
-        session.output.document(lines)
-        return
-    for line in lines:
-        if session.as_json:
-            session.output.line(line)
-        else:
-            session.output.text(line)
+    show_log(session, shown, chosen.read_log, lines, follow, lambda text: [(line, line) for line in text.splitlines()])

@@ -3,6 +3,8 @@
 
 import contextlib
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -10,9 +12,11 @@ from .. import __version__
 from ..binary import bundled
 from ..control import ABI
 from ..daemon import find
+from ..device import Device
 from ..doctor import Examination, examine
 from ..errors import CheckFailed, DaemonAbsent, NoDevice
 from ..transport import open_transport
+from .fleet import View, each_device
 from .output import size_text
 from .session import Session, pass_session
 
@@ -22,8 +26,10 @@ from .session import Session, pass_session
 def devices(session: Session) -> None:
     """List the devices that -s takes."""
     from ..transport.adb import AdbServer  # adbutils is slow to import
+    from ..transport.serial import ports
 
     seen = [(d.serial, d.state, d.model, d.hint) for d in AdbServer(session.timeout).devices()]
+    seen += [(spec, "serial port", what, "") for spec, what in ports()]
     seen.append(("local", "device", "this machine", ""))
     columns = ("serial", "state", "model", "hint")
     if session.as_json:
@@ -32,8 +38,20 @@ def devices(session: Session) -> None:
     session.output.table(columns, seen)
 
 
+def _doctor_row(facts: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    device = facts["device"]
+    system = f"Android {device['android']}" if device["android"] else "Linux"
+    refused = ", ".join(use["name"] for use in facts["uses"] if not use["allowed"])
+    abi = device["abis"][0]
+    yield (device["model"], system, device["kernel"], abi, size_text(device["mem_total"]), facts["root"]["how"] or "no",
+           refused or "-")  # fmt: skip
+
+
+_DOCTOR = View(("model", "system", "kernel", "ABI", "memory>", "root", "not allowed"), _doctor_row)
+
+
 @click.command()
-@pass_session
+@each_device(_DOCTOR)
 def doctor(session: Session) -> None:
     """Say what the device is and which of zcache's uses it allows. Exit code 1: not even the main one."""
     with session.output.progress("examining") as step:
@@ -61,7 +79,7 @@ def _show(session: Session, examined: Examination) -> None:
         ("root", examined.root.how or examined.root.refusals),
         ("SELinux", device.selinux),
         ("zram", device.zram),
-        ("zswap", "yes" if device.zswap else "no"),
+        ("zswap", _zswap(device)),
         ("ublk", device.ublk),
         ("nbd", device.nbd),
         ("userfaultfd", examined.probe.userfaultfd),
@@ -75,9 +93,15 @@ def _show(session: Session, examined: Examination) -> None:
     out.table(("use", "works", "why not", "what would change that"), rows)
 
 
+def _zswap(device: Device) -> str:
+    if device.zswap_on:
+        return "in front of all swap, which is compressed twice; write N to /sys/module/zswap/parameters/enabled"
+    return "off" if device.zswap else "no"
+
+
 @click.command()
 @click.option("--daemon", is_flag=True, help="Wait until a daemon answers too.")
-@pass_session
+@each_device(View(("state",), lambda _: [("answers",)]))
 def wait(session: Session, daemon: bool) -> None:
     """Wait until the device answers, for --timeout seconds."""
     end = time.monotonic() + session.timeout
@@ -100,7 +124,7 @@ def wait(session: Session, daemon: bool) -> None:
 
 
 @click.command()
-@pass_session
+@each_device(View(("agent", "daemon"), lambda facts: [(facts["agent"], facts["daemon"] or "none runs")]))
 def version(session: Session) -> None:
     """Show versions: the agent's, its binaries', and the daemon's if a device is named."""
     facts: dict[str, object] = {"agent": __version__, "abi": ABI, "binaries": list(bundled())}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """dictionary load, list, remove, train: what zstd may compress a pool's pages against."""
 
-import os
+import mmap
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def train(
     """
     from .. import dictionary as training  # zstandard is no pure-Python package
 
-    page_size = page_size or os.sysconf("SC_PAGESIZE")
+    page_size = page_size or mmap.PAGESIZE
     with ExitStack() as opened, session.output.progress("training"):
         sources = [opened.enter_context(open_source(file, page_size)) for file in files]
         trained = training.train(sources, page_size, size, level)

@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ZcacheError
+from ..texts import duration_text as duration_text
+from ..texts import size_text as size_text
 
 _PIPE_WIDTH = 1000
 """Wide enough that nothing is cut or wrapped where the reader is a program."""
@@ -87,31 +89,19 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Tabl
     return table
 
 
-def size_text(size: int) -> str:
-    """A number of bytes for people, e.g. 1.5 MiB."""
-    value, unit = float(size), "bytes"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
-
-
-def duration_text(milliseconds: int) -> str:
-    """E.g. 3 d 4 h, 5 min 2 s."""
-    seconds = milliseconds // 1000
-    parts = ((seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s"))
-    shown = [f"{count} {unit}" for count, unit in parts if count]
-    return " ".join(shown[:2]) or "0 s"
-
-
 def print_error(error: ZcacheError, *, as_json: bool) -> None:
     if as_json:
-        facts = {"name": error.name, "message": error.message, "hint": error.hint}
-        print(json.dumps({"error": facts}, ensure_ascii=False), file=sys.stderr)
+        print(json.dumps({"error": error_facts(error)}, ensure_ascii=False), file=sys.stderr)
         return
-    hint = f" ({error.hint})" if error.hint else ""
-    print(f"zcache: {error.message}{hint}", file=sys.stderr)
+    print(f"zcache: {error_text(error)}", file=sys.stderr)
+
+
+def error_facts(error: ZcacheError) -> dict[str, object]:
+    return {"name": error.name, "message": error.message, "hint": error.hint}
+
+
+def error_text(error: ZcacheError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def _console(*, stderr: bool) -> Console:

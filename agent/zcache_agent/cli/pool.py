@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """pool create, list, show, codec, compact, shrink, recompress, backing, writeback, destroy."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from ..control import ControlClient, number
-from ..errors import Usage
-from .counters import Counters, pools_in
+from ..counters import Counters, pools_in
+from ..errors import Refused, Usage
+from .completion import pools
+from .fleet import View, each_device
 from .output import size_text
 from .session import Session, hints, pass_session
 
@@ -28,73 +32,6 @@ _BACKING_HINTS = {
 _LAYOUTS = click.Choice(["packed", "in_place"])
 
 
-@click.group()
-def pool() -> None:
-    """Make, show, change and destroy pools."""
-
-
-@pool.command()
-@click.argument("name")
-@click.option("--kind", type=click.Choice(["persistent", "ephemeral"]), default="persistent", show_default=True,
-              help="persistent: no page is ever lost; ephemeral: pages may be dropped.")  # fmt: skip
-@click.option("--allocator", metavar="A", help="zbud, the default, or zsmalloc, which is denser.")
-@click.option("--codec", metavar="SPEC", help="NAME[:LEVEL][:dict=ID], e.g. zstd:3; lz4 is the default.")
-@click.option("--backing", metavar="PATH", help="A backing store, see zcache pool backing; or there is no pool.")
-@click.option("--layout", type=_LAYOUTS, help="Of the backing store; packed is the default.")
-@click.option("--backing-size", metavar="SIZE", help="Make the file, or extend it, to that: bytes, 64M, 2G.")
-@click.option("--reset", is_flag=True, help="Overwrite whatever is in the backing store.")
-@click.option("--direct", is_flag=True, help="Refuse a backing store that would go through the page cache.")
-@pass_session
-def create(session: Session, name: str, kind: str, allocator: str | None, codec: str | None, backing: str | None,
-           layout: str | None, backing_size: str | None, reset: bool, direct: bool) -> None:  # fmt: skip
-    """Make a pool."""
-    if backing is None and (layout or backing_size or reset or direct):
-        raise Usage("--layout, --backing-size, --reset, --direct: of what?", hint="give --backing PATH, too")
-    wanted = _words(name=name, kind=kind, allocator=allocator, codec=codec)
-    ways_out = {"EINVAL": "zcache pool create --help", "ENOENT": _CODEC_HINTS["ENOENT"]}
-    if backing is not None:
-        wanted += " " + _backing_words(backing, layout, backing_size, reset=reset, direct=direct)
-        ways_out |= _BACKING_HINTS | {"EEXIST": "zcache pool list shows the pools; --reset overwrites a store"}
-    with hints(**ways_out):
-        session.control.set(("pools/create", wanted))
-    facts = _facts(session.control.dump(f"pools/{name}"), name)
-    if session.as_json:
-        session.output.document(facts)
-        return
-    session.output.text(f"pool {name}: {facts['kind']}, {facts['allocator']}, {facts['codec']}")
-
-
-def _words(**wanted: str | None) -> str:
-    return " ".join(f"{key}={value}" for key, value in wanted.items() if value)
-
-
-def _backing_words(
-    path: str, layout: str | None, size: str | None, *, reset: bool = False, direct: bool = False
-) -> str:
-    """As the tree takes a backing store."""
-    if not path or re.search(r"\s", path):
-        raise Usage(f"{path!r}: a backing store's path has no spaces in it", hint="e.g. /dev/vdb, /data/zcache.store")
-    return _words(
-        path=path,
-        layout=layout,
-        size=size,
-        reset="1" if reset else None,
-        direct="1" if direct else None,
-    )
-
-
-@pool.command(name="list")
-@pass_session
-def list_(session: Session) -> None:
-    """List the pools."""
-    values = session.control.dump("pools")
-    pools = [_facts(values, name) for name in pools_in(values)]
-    if session.as_json:
-        session.output.document(pools)
-        return
-    session.output.table(_LISTED, [_row(facts) for facts in pools])
-
-
 _WHAT = ("kind", "allocator", "codec", "backing")
 _COUNTED = ("zpages", "same_filled", "frames", "cold_frames", "cold_pages", "written_pages", "used_bytes")
 _LISTED = ("name", "kind", "allocator", "codec", "pages>", "same filled>", "cold>", "written>", "used>", "backing")
@@ -112,8 +49,90 @@ def _row(facts: dict[str, Any]) -> tuple[object, ...]:
     return (*what, *counts, size_text(facts["used_bytes"]), facts["backing"])
 
 
+_POOL = View(_LISTED, lambda facts: [_row(facts)])
+_POOLS = View(_LISTED, lambda pools: map(_row, pools))
+_FORGOTTEN = View(("pool", "pages forgotten>"), lambda facts: [(facts["name"], facts["pages"])])
+
+
+@click.group()
+def pool() -> None:
+    """Make, show, change and destroy pools."""
+
+
 @pool.command()
 @click.argument("name")
+@click.option("--kind", type=click.Choice(["persistent", "ephemeral"]), default="persistent", show_default=True,
+              help="persistent: no page is ever lost; ephemeral: pages may be dropped.")  # fmt: skip
+@click.option("--allocator", metavar="A", help="zbud, the default, or zsmalloc, which is denser.")
+@click.option("--codec", metavar="SPEC", help="NAME[:LEVEL][:dict=ID], e.g. zstd:3; lz4 is the default.")
+@click.option("--backing", metavar="PATH", help="A backing store, see zcache pool backing; or there is no pool.")
+@click.option("--layout", type=_LAYOUTS, help="Of the backing store; packed is the default.")
+@click.option("--backing-size", metavar="SIZE", help="Make the file, or extend it, to that: bytes, 64M, 2G.")
+@click.option("--reset", is_flag=True, help="Overwrite whatever is in the backing store.")
+@click.option("--direct", is_flag=True, help="Refuse a backing store that would go through the page cache.")
+@each_device(_POOL)
+def create(session: Session, name: str, kind: str, allocator: str | None, codec: str | None, backing: str | None,
+           layout: str | None, backing_size: str | None, reset: bool, direct: bool) -> None:  # fmt: skip
+    """Make a pool."""
+    if backing is None and (layout or backing_size or reset or direct):
+        raise Usage("--layout, --backing-size, --reset, --direct: of what?", hint="give --backing PATH, too")
+    wanted = _words(name=name, kind=kind, allocator=allocator, codec=codec)
+    ways_out = {"EINVAL": "zcache pool create --help", "ENOENT": _CODEC_HINTS["ENOENT"]}
+    if backing is not None:
+        wanted += " " + backing_words(backing, layout, backing_size, reset=reset, direct=direct)
+        ways_out |= _BACKING_HINTS | {"EEXIST": "zcache pool list shows the pools; --reset overwrites a store"}
+    with hints(**ways_out):
+        session.control.set(("pools/create", wanted))
+    facts = _facts(session.control.dump(f"pools/{name}"), name)
+    if session.as_json:
+        session.output.document(facts)
+        return
+    session.output.text(f"pool {name}: {facts['kind']}, {facts['allocator']}, {facts['codec']}")
+
+
+def _words(**wanted: str | None) -> str:
+    return " ".join(f"{key}={value}" for key, value in wanted.items() if value)
+
+
+@contextlib.contextmanager
+def destroyed_if_refused(control: ControlClient, name: str, *, made: bool) -> Iterator[None]:
+    """A pool that was made for what the daemon refuses then; one that was there before stays."""
+    try:
+        yield
+    except Refused:
+        if made:
+            with contextlib.suppress(Refused):
+                control.set((f"pools/{name}/destroy", "1"))
+        raise
+
+
+def backing_words(path: str, layout: str | None, size: str | None, *, reset: bool = False, direct: bool = False) -> str:
+    """As the tree takes a backing store."""
+    if not path or re.search(r"\s", path):
+        raise Usage(f"{path!r}: a backing store's path has no spaces in it", hint="e.g. /dev/vdb, /data/zcache.store")
+    return _words(
+        path=path,
+        layout=layout,
+        size=size,
+        reset="1" if reset else None,
+        direct="1" if direct else None,
+    )
+
+
+@pool.command(name="list")
+@each_device(_POOLS)
+def list_(session: Session) -> None:
+    """List the pools."""
+    values = session.control.dump("pools")
+    pools = [_facts(values, name) for name in pools_in(values)]
+    if session.as_json:
+        session.output.document(pools)
+        return
+    session.output.table(_LISTED, [_row(facts) for facts in pools])
+
+
+@pool.command()
+@click.argument("name", shell_complete=pools)
 @pass_session
 def show(session: Session, name: str) -> None:
     """Show all of a pool: what it is, its parameters, its statistics."""
@@ -133,7 +152,7 @@ def show(session: Session, name: str) -> None:
 
 
 @pool.command()
-@click.argument("name")
+@click.argument("name", shell_complete=pools)
 @click.argument("spec", required=False)
 @pass_session
 def codec(session: Session, name: str, spec: str | None) -> None:
@@ -154,7 +173,7 @@ def codec(session: Session, name: str, spec: str | None) -> None:
 
 
 @pool.command()
-@click.argument("name")
+@click.argument("name", shell_complete=pools)
 @pass_session
 def compact(session: Session, name: str) -> None:
     """Move the pages of a pool closer together; frames that get empty go back to the OS.
@@ -169,7 +188,7 @@ def compact(session: Session, name: str) -> None:
 
 
 @pool.command()
-@click.argument("name")
+@click.argument("name", shell_complete=pools)
 @click.argument("frames")
 @pass_session
 def shrink(session: Session, name: str, frames: str) -> None:
@@ -184,7 +203,7 @@ def shrink(session: Session, name: str, frames: str) -> None:
 
 
 @pool.command()
-@click.argument("name")
+@click.argument("name", shell_complete=pools)
 @click.argument("path", required=False)
 @click.option("--layout", type=_LAYOUTS, default="packed", show_default=True,
               help="packed: as pages are compressed; in_place: page i of one object at its own place.")  # fmt: skip
@@ -201,7 +220,7 @@ def backing(
     """
     node = f"pools/{name}/backing"
     if path is not None:
-        wanted = "none" if path == "none" else _backing_words(path, layout, size, reset=reset, direct=direct)
+        wanted = "none" if path == "none" else backing_words(path, layout, size, reset=reset, direct=direct)
         with hints(**_BACKING_HINTS):
             session.control.set((node, wanted))
     now = session.control.get(node)
@@ -213,7 +232,7 @@ def backing(
 
 
 @pool.command()
-@click.argument("name")
+@click.argument("name", shell_complete=pools)
 @click.argument("frames", default="all")
 @pass_session
 def writeback(session: Session, name: str, frames: str) -> None:
@@ -228,7 +247,7 @@ def writeback(session: Session, name: str, frames: str) -> None:
 
 
 @pool.command()
-@click.argument("name")
+@click.argument("name", shell_complete=pools)
 @click.argument("frames", default="all")
 @pass_session
 def recompress(session: Session, name: str, frames: str) -> None:
@@ -256,8 +275,8 @@ def _growth(control: ControlClient, name: str, action: tuple[str, str], counters
 
 
 @pool.command()
-@click.argument("name")
-@pass_session
+@click.argument("name", shell_complete=pools)
+@each_device(_FORGOTTEN)
 def destroy(session: Session, name: str) -> None:
     """Forget all pages of a pool, also persistent ones, and the pool."""
     counters = Counters(session.control.dump(f"pools/{name}/stats"), name)

@@ -11,6 +11,7 @@ from ..errors import CheckFailed, Usage
 from ..replay import Report, replay_process, replay_source
 from ..sources import open_source
 from . import charts
+from .completion import pools
 from .output import size_text
 from .session import Session, pass_session
 from .signals import clean_up_when_ended
@@ -19,7 +20,7 @@ from .signals import clean_up_when_ended
 @click.command()
 @click.argument("source", metavar="[SOURCE]", required=False, type=click.Path(path_type=Path))
 @click.option("--pid", type=click.IntRange(min=1), metavar="N", help="A process on the device.")
-@click.option("--pool", required=True, metavar="NAME", help="The pool that takes the pages.")
+@click.option("--pool", required=True, metavar="NAME", shell_complete=pools, help="The pool that takes the pages.")
 @click.option("--keep", is_flag=True, help="Leave the pages in the pool.")
 @pass_session
 def replay(session: Session, source: Path | None, pid: int | None, pool: str, *, keep: bool) -> int:

@@ -12,7 +12,8 @@ import click
 
 from ..control import ControlClient
 from ..daemon import Daemon, find
-from ..errors import Refused
+from ..errors import Refused, Usage
+from ..fleet import is_fleet, split
 from ..transport import Transport, open_transport
 from .output import Output
 
@@ -27,6 +28,8 @@ class Session:
         self.quiet = False
         self.timeout = DEFAULT_TIMEOUT
         self._open = ExitStack()
+        self.alone: list[str] = []
+        """Options of the command by which it is for one device."""
 
     def __enter__(self) -> Self:
         return self
@@ -41,14 +44,38 @@ class Session:
         return Output(as_json=self.as_json, quiet=self.quiet)
 
     @property
+    def named(self) -> list[str]:
+        """The devices that were named, `all` for all of adb's; none where nothing was said."""
+        if spec := self.serial or os.environ.get("ZCACHE_SERIAL"):
+            return split(spec)
+        serial = os.environ.get("ANDROID_SERIAL")  # adb's own, which knows no lists
+        return [serial] if serial else []
+
+    @property
+    def is_fleet(self) -> bool:
+        return is_fleet(self.named)
+
+    @property
     def wanted_serial(self) -> str | None:
-        """The device that was named, if one was."""
-        return self.serial or os.environ.get("ZCACHE_SERIAL") or os.environ.get("ANDROID_SERIAL")
+        """The device that was named, if one was. Usage: more than one was, and the command looks at one."""
+        named = self.named
+        if is_fleet(named):
+            command = " ".join([click.get_current_context().command_path, *self.alone])
+            raise Usage(f"{','.join(named)}: {command} takes one device", hint="name one: -s SERIAL")
+        return named[0] if named else None
 
     @cached_property
     def transport(self) -> Transport:
         """The chosen device. NoDevice: none, or which?"""
         return self._open.enter_context(open_transport(self.wanted_serial, self.timeout))
+
+    def let_go(self) -> str:
+        """The serial of the chosen device. What is connected to it is closed: a serial port can be opened once."""
+        serial = self.transport.serial
+        self._open.close()
+        for name in ("transport", "daemon", "control"):
+            self.__dict__.pop(name, None)
+        return serial
 
     @cached_property
     def daemon(self) -> Daemon:

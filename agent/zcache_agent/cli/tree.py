@@ -3,19 +3,29 @@
 
 import fnmatch
 import time
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
 
 import click
 
 from ..control import ControlClient, Description, number
+from ..counters import Counters, pools_in
 from ..errors import Refused, Usage
+from .completion import directories, paths
+from .fleet import View, each_device
+from .output import size_text
 from .session import Session, pass_session
 from .watch import line, rates, sample, show_pools, show_values
 
+_VALUES = View(("path", "value>"), dict.items)
+_PARAMS = View(
+    ("path", "value>", "default>"),
+    lambda values: [(path, facts["value"], facts.get("default", "")) for path, facts in values.items()],
+)
+
 
 @click.command()
-@click.argument("path", default="")
+@click.argument("path", default="", shell_complete=directories)
 @pass_session
 def ls(session: Session, path: str) -> None:
     """List a directory of the control tree; names of directories end with a slash."""
@@ -28,8 +38,8 @@ def ls(session: Session, path: str) -> None:
 
 
 @click.command()
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True)
-@pass_session
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, shell_complete=paths("r"))
+@each_device(_VALUES)
 def cat(session: Session, paths: tuple[str, ...]) -> None:
     """Show values of the control tree."""
     values = {path: session.control.get(path) for path in paths}
@@ -41,8 +51,8 @@ def cat(session: Session, paths: tuple[str, ...]) -> None:
 
 
 @click.command(name="set", context_settings={"ignore_unknown_options": True})
-@click.argument("words", metavar="PATH VALUE [PATH VALUE…]", nargs=-1, required=True)
-@pass_session
+@click.argument("words", metavar="PATH VALUE [PATH VALUE…]", nargs=-1, required=True, shell_complete=paths("w"))
+@each_device(_VALUES)
 def set_(session: Session, words: tuple[str, ...]) -> None:
     """Set values of the control tree: all of them, or none where one is wrong."""
     if len(words) % 2:
@@ -64,15 +74,31 @@ def _readable(control: ControlClient, paths: Iterable[str]) -> dict[str, object]
     return values
 
 
+def _stats_view(glob: str | None, **_: object) -> View:
+    """Without a GLOB a row a device, of sums."""
+    return _VALUES if glob else View(_SUMMED, _sums)
+
+
+_SUMMED = ("pools>", "pages>", "puts>", "gets>", "refused>", "used>", "limit>")
+
+
+def _sums(values: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    pools = [Counters(values, name) for name in pools_in(values)]
+    counts = (sum(pool.held for pool in pools), *(sum(pool[name] for pool in pools) for name in ("puts", "gets")))
+    sizes = (size_text(values[f"stats/{name}_bytes"]) for name in ("used", "limit"))
+    yield (len(pools), *counts, sum(pool.refused for pool in pools), *sizes)
+
+
 @click.command()
-@click.argument("glob", required=False)
+@click.argument("glob", required=False, shell_complete=paths("r", "stats"))
 @click.option("-w", "--watch", metavar="S", type=click.FloatRange(min=0.1), is_flag=False, flag_value=1.0,
               help="Every S seconds (1), with what they grew by a second; without GLOB, a line a pool.")  # fmt: skip
-@pass_session
+@each_device(_stats_view, alone=("watch",))
 def stats(session: Session, glob: str | None, watch: float | None) -> None:
     """Show statistics whose path matches GLOB, e.g. 'pools/swap/*' or '*compress_poor'.
 
-    With --json, --watch prints a document a line; PATH_per_s is by how much PATH grew a second since the one before.
+    With --json, --watch prints a document a line: time, in seconds since 1970, and for each PATH its value and, as
+    PATH_per_s, by how much it grew a second since the line before. zcache report --with draws them.
     """
     if watch is not None:
         _watch(session, glob, watch)
@@ -112,8 +138,8 @@ def _matching(control: ControlClient, directory: str, glob: str) -> dict[str, st
 
 
 @click.command()
-@click.argument("glob", default="*")
-@pass_session
+@click.argument("glob", default="*", shell_complete=paths("r", "params"))
+@each_device(_PARAMS)
 def params(session: Session, glob: str) -> None:
     """Show parameters whose path matches GLOB, with what they mean and which values they take."""
     values = _matching(session.control, "params", glob)

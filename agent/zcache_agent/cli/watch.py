@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .counters import Counters, pools_in
+from ..counters import WEAR, Counters, pools_in
 from .output import Output, size_text
 
 Values = Mapping[str, int | float | str]
@@ -16,10 +16,12 @@ class Sample:
     seconds: float
     """On a clock of this machine."""
     values: Values
+    time: float = 0.0
+    """Since 1970."""
 
 
 def sample(values: Values) -> Sample:
-    return Sample(time.monotonic(), values)
+    return Sample(time.monotonic(), values, time.time())
 
 
 def rates(before: Sample | None, now: Sample) -> dict[str, float]:
@@ -36,7 +38,7 @@ def rates(before: Sample | None, now: Sample) -> dict[str, float]:
 
 def line(now: Sample, grown: Mapping[str, float]) -> dict[str, int | float | str]:
     """For JSON Lines; the rate of a value stands beside it."""
-    return {**now.values, **{f"{path}_per_s": rate for path, rate in grown.items()}}
+    return {"time": round(now.time, 3), **now.values, **{f"{path}_per_s": rate for path, rate in grown.items()}}
 
 
 def show_values(output: Output, now: Sample, grown: Mapping[str, float]) -> None:
@@ -89,6 +91,6 @@ _COLUMNS = (
     _Column("gets/s>", _a_second("gets")),
     _Column("evicted/s>", _a_second("reclaimed_zpages")),
     _Column("recompressed/s>", _a_second("recompressed_pages"), "recompressed_pages"),
-    _Column("written/s>", _a_second("wear_evicted", "wear_cleaned", "wear_metadata", text=size_text)),
+    _Column("written/s>", _a_second(*WEAR, text=size_text)),
     _Column("read back/s>", _a_second("written_gets")),
 )

@@ -8,7 +8,8 @@ __all__ = ["Transport", "open_transport"]
 
 
 def open_transport(serial: str | None, timeout: float) -> Transport:
-    """`serial`: local, local:DIR, an adb serial, or None for the only device that adb sees; NoDevice if that fails.
+    """`serial`: local, local:DIR, serial:PORT[,SPEED], an adb serial, or None for the only device that adb
+    sees; NoDevice if that fails.
 
     `timeout`: seconds within which each operation ends.
     """
@@ -20,7 +21,9 @@ def open_transport(serial: str | None, timeout: float) -> Transport:
             raise Usage("local: names no directory", hint="local, or local:DIR")
         return LocalTransport(rest or None, timeout)
     if kind == "serial":
-        raise Usage(f"{serial}: serial lines are not supported", hint="reach the device by adb")
+        from .serial import SerialTransport
+
+        return SerialTransport(str(serial), timeout)
     from .adb import AdbServer, AdbTransport  # adbutils is slow to import
 
     return AdbTransport(AdbServer(timeout).choose(serial), timeout)

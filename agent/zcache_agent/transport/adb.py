@@ -2,13 +2,13 @@
 """A device behind an adb server. The server is used as it is: never restarted, started only where none runs."""
 
 import contextlib
-import errno
 import os
 import re
 import shlex
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from adbutils import AdbClient, AdbConnection, AdbError, adb_path
+from adbutils import AdbConnection, AdbError, adb_path
 from adbutils.errors import AdbTimeout
 
 from ..errors import DaemonAbsent, NoDevice, Usage
-from .base import SILENT_HINT, ByteStream, Completed, Deadline, Progress, SocketStream, lost
+from .base import SILENT_HINT, Awaited, ByteStream, Completed, Deadline, Progress, SocketStream, file_error, lost
 
 DEFAULT_PORT = 5037
 _SERVER_START_SECONDS = 20
+_CONNECT_SECONDS = 10.0
+_STARTING = threading.Lock()
 _CHUNK = 64 * 1024  # the sync protocol's largest
 _STDOUT, _STDERR, _EXIT = 1, 2, 3  # packets of the shell protocol, version 2
 _EXIT_MARK = b"zcache-exit:"
@@ -70,6 +72,17 @@ class AdbDevice:
         return cls(serial, _TAG.sub("", rest).strip(), tags.get("model", "").replace("_", " "))
 
 
+class _Connection(AdbConnection):  # type: ignore[misc] # it has no types
+    """A connection that was made; adbutils would start a server of its own choice, and knows no IPv6."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._connected = connected
+        super().__init__("", 0)
+
+    def _safe_connect(self) -> socket.socket:
+        return self._connected
+
+
 class AdbServer:
     """The adb server that adb itself would use, by its environment variables."""
 
@@ -104,23 +117,37 @@ class AdbServer:
             return str(connection.read_string_block())
 
     def connect(self, deadline: Deadline) -> AdbConnection:
-        self._ensure_runs(deadline)
-        with _translated(str(self)):
-            connection = AdbClient(self.host, self.port).make_connection()
-            connection.conn.settimeout(deadline.remaining())
-            return connection
+        connection = _Connection(self._reach(deadline))
+        connection.conn.settimeout(deadline.remaining())
+        return connection
 
-    def _ensure_runs(self, deadline: Deadline) -> None:
+    def _reach(self, deadline: Deadline) -> socket.socket:
+        with contextlib.suppress(ConnectionRefusedError):
+            return self._connected(deadline)
+        with _STARTING:  # of several devices, one starts it
+            try:
+                return self._connected(deadline)
+            except ConnectionRefusedError:
+                self._start()
         try:
-            socket.create_connection((self.host, self.port), min(3.0, deadline.remaining())).close()
+            return self._connected(deadline)
         except ConnectionRefusedError:
-            self._start()
+            raise NoDevice(f"no {self}", name="no_adb_server", hint="run adb start-server") from None
+
+    def _connected(self, deadline: Deadline) -> socket.socket:
+        """ConnectionRefusedError: none runs."""
+        try:
+            connection = socket.create_connection((self.host, self.port), min(_CONNECT_SECONDS, deadline.remaining()))
+        except ConnectionRefusedError:
+            raise
         except OSError as error:
             raise NoDevice(
                 f"{self} does not answer: {error.strerror or error}",
                 name="no_adb_server",
                 hint="check ADB_SERVER_SOCKET and ANDROID_ADB_SERVER_PORT",
             ) from error
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # one that is far away may go unheard
+        return connection
 
     def _start(self) -> None:
         if self.host not in ("127.0.0.1", "localhost", "::1"):
@@ -178,6 +205,7 @@ class AdbTransport:
         self.serial = serial
         self.timeout = timeout
         self._server = AdbServer(timeout)
+        self._awaited = Awaited()
 
     def restart_as_root(self) -> None:
         """What `adb root` does. Ends the connections of everybody to this device, and what adbd keeps alive."""
@@ -243,7 +271,7 @@ class AdbTransport:
             wire.write(struct.pack("<4sI", b"DONE", int(time.time())))
             answer, length = struct.unpack("<4sI", wire.read_exactly(8))
             if answer != b"OKAY":
-                raise _file_error(target, wire.read_exactly(length))
+                raise file_error(target, wire.read_exactly(length))
 
     def pull(self, source: str, limit: int) -> bytes:
         content = bytearray()
@@ -256,7 +284,7 @@ class AdbTransport:
                     return bytes(content[:limit])
                 data = wire.read_exactly(length)
                 if answer != b"DATA":
-                    raise _file_error(source, data)
+                    raise file_error(source, data)
                 content += data
                 deadline.restart()
 
@@ -278,6 +306,7 @@ class AdbTransport:
 
     def _open(self, service: str, deadline: Deadline) -> "_Wire":
         connection = self._server.connect(deadline)
+        self._awaited.add(connection.conn)
         try:
             with _translated(self.serial):
                 connection.send_command(f"host:transport:{self.serial}")
@@ -291,6 +320,12 @@ class AdbTransport:
                 self._check_present()
             raise
         return _Wire(connection, deadline, self.serial)
+
+    def forget(self) -> None:
+        pass
+
+    def interrupt(self) -> None:
+        self._awaited.end()
 
     def close(self) -> None:
         pass
@@ -355,14 +390,6 @@ class _Wire:
 
 def _sync(command: bytes, data: bytes) -> bytes:
     return struct.pack("<4sI", command, len(data)) + data
-
-
-def _file_error(path: str, said: bytes) -> OSError:
-    text = said.decode(errors="replace").strip()
-    for number in (errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EROFS, errno.EPERM):
-        if os.strerror(number).lower() in text.lower():
-            return OSError(number, os.strerror(number), path)
-    return OSError(errno.EIO, text or "adbd gave no reason", path)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the agent asks of a way to a device. Every operation ends within its timeout, whatever becomes of the device."""
 
+import contextlib
+import errno
+import os
 import socket
+import subprocess
+import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from ..errors import NoDevice
 
@@ -80,6 +86,9 @@ class Transport(Protocol):
     def open_command(self, argv: Sequence[str]) -> ByteStream:
         """Starts a command with its standard input and output as the stream."""
 
+    def forget(self) -> None:
+        """Removes from the device what the transport itself has brought there; it may still be used."""
+
     def close(self) -> None: ...
 
     def __enter__(self) -> Self: ...
@@ -87,6 +96,33 @@ class Transport(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A transport on which a wait can be ended before its deadline."""
+
+    def interrupt(self) -> None:
+        """Called from another thread: what waits for the device now fails; what is begun later does not."""
+
+
+class Awaited:
+    """What a transport may be waiting for."""
+
+    def __init__(self) -> None:
+        self._things: weakref.WeakSet[socket.socket | subprocess.Popen[bytes]] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def add(self, thing: "socket.socket | subprocess.Popen[bytes]") -> None:
+        with self._lock:
+            self._things.add(thing)
+
+    def end(self) -> None:
+        """From any thread. Whoever reads from one of them finds its end."""
+        with self._lock:
+            for thing in self._things:
+                with contextlib.suppress(OSError):
+                    thing.shutdown(socket.SHUT_RDWR) if isinstance(thing, socket.socket) else thing.kill()
 
 
 class Deadline:
@@ -99,6 +135,10 @@ class Deadline:
 
     def restart(self) -> None:
         self._end = time.monotonic() + self._seconds
+
+    @property
+    def past(self) -> bool:
+        return time.monotonic() >= self._end
 
     def remaining(self) -> float:
         """Seconds left, more than 0. NoDevice: there are none."""
@@ -172,3 +212,12 @@ def lost(serial: str, why: object = "") -> NoDevice:
         name="lost",
         hint="zcache devices shows what is connected; zcache log shows what the daemon said last",
     )
+
+
+def file_error(path: str, said: bytes) -> OSError:
+    """What a device says of a file of its own, as the error it is."""
+    text = said.decode(errors="replace").strip()
+    for number in (errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EROFS, errno.EPERM):
+        if os.strerror(number).lower() in text.lower():
+            return OSError(number, os.strerror(number), path)
+    return OSError(errno.EIO, text or "the device gave no reason", path)

@@ -29,7 +29,27 @@ async function articles() {
   return (await fetch("/articles.json")).json();
 }
 
-/* The page is painted: tells the server. */
-function done() {
-  requestAnimationFrame(() => setTimeout(() => fetch("/done" + location.pathname, { method: "POST" }), 0));
+/* The page is painted: tells the server. With ?turns it is then used whenever the server says so. */
+async function done() {
+  await painted();
+  await fetch("/done" + location.pathname, { method: "POST" });
+  while (location.search === "?turns") {
+    const turns = Number(await (await fetch(location.pathname + "?next")).text());
+    for (let i = 0; i < turns; i++) await turn();
+    await fetch("/done" + location.pathname, { method: "POST" });
+  }
+}
+
+function painted() {
+  return new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 0)));
+}
+
+/* A reader's: a screen further, where he marks something and clicks it. */
+async function turn() {
+  const rest = document.documentElement.scrollHeight - innerHeight;
+  scrollTo(0, scrollY + 1 < rest ? scrollY + innerHeight : 0);
+  const found = document.elementFromPoint(innerWidth / 2, innerHeight / 2);
+  found?.classList.toggle("read");
+  found?.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+  await painted();
 }

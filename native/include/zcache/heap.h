@@ -55,6 +55,9 @@ struct zc_heap_config {
     uint64_t budget; /* bytes in memory, uncompressed; what is more is put away. 0: no bound */
     enum zc_heap_faults faults;
     unsigned without; /* ZC_HEAP_WITHOUT_… */
+    /* Pages that a fault brings back at most, up to 8, when pages of a region are touched in order: one
+     * first, then twice as many each time. 0: 8; 1: none but the one that is touched. */
+    unsigned ahead;
 };
 
 struct zc_heap_stats {
@@ -70,6 +73,7 @@ struct zc_heap_stats {
     uint64_t
         faults_delegated; /* of these: left by a signal handler to a thread of the heap's, because
                              memory had to be taken, or a backing store to be read */
+    uint64_t read_ahead;  /* pages of the pool that came with one that was touched */
     uint64_t evicted;     /* pages put away */
     uint64_t refused;     /* pages that the pool did not take, which stay in memory */
     uint64_t lost;        /* pages that the pool could not give back */

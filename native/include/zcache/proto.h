@@ -27,8 +27,10 @@
 #define ZC_MAX_OUTSTANDING (16u * 1024 * 1024) /* bytes of all requests and answers in work */
 #define ZC_MAX_SEGMENT (64u * 1024 * 1024)     /* bytes */
 #define ZC_MAX_DICTIONARY (1024u * 1024)       /* bytes */
-#define ZC_MAX_CONNECTIONS 64u                 /* each of data and control */
-#define ZC_REQUEST_SECONDS 5                   /* a started request must end by then … */
+#define ZC_MAX_EVENTS 8192u                    /* of a recording, in an answer */
+#define ZC_EVENT_BYTES 32u
+#define ZC_MAX_CONNECTIONS 64u    /* each of data and control */
+#define ZC_REQUEST_SECONDS 5      /* a started request must end by then … */
 #define ZC_REQUEST_RATE 4096u     /* … and a second more for so many bytes of payload */
 #define ZC_ANSWER_SECONDS 30      /* a peer must have taken an answer by then */
 #define ZC_CONTROL_LINE_MAX 4096u /* bytes, newline included */
@@ -44,6 +46,11 @@ enum zc_op {
     ZC_OP_FLUSH_OBJECT = 7, /* keys: index is ignored; without ZC_F_KEYS count must be 1 */
     ZC_OP_DESTROY_POOL = 8, /* keys: only pool counts; without ZC_F_KEYS count must be 1 */
     ZC_OP_DICTIONARY = 9,   /* payload: a dictionary's bytes. Answer: zc_wire_dictionary */
+    ZC_OP_RECORD = 10, /* payload: zc_wire_record, then text, each part ended by NUL: a pool's name,
+                          codecs as SPEC or SPEC*PAGES. From now on the pool is recorded, until
+                          this connection ends. Answer: zc_wire_recording.
+                          Without payload: what came since. Answer: zc_wire_recorded, then
+                          `count` events of 32 bytes, see docs/simulate.md */
 };
 
 #define ZC_F_KEYS 1u
@@ -99,6 +106,21 @@ struct zc_hello {
 struct zc_wire_pool {
     uint32_t pool; /*  0: id */
     uint32_t kind; /*  4: enum zc_pool_kind */
+};
+
+struct zc_wire_record {
+    uint32_t every;    /*  0: of so many pages that are put one is tried by each codec */
+    uint32_t reserved; /*  4: 0 */
+};
+
+struct zc_wire_recording {
+    uint32_t event_bytes; /*  0: of one */
+    uint32_t events;      /*  4: that wait to be asked for, at most; more are lost */
+};
+
+struct zc_wire_recorded {
+    uint64_t time_us; /*  0: since the recording began */
+    uint64_t lost;    /*  8: events, since then */
 };
 
 struct zc_wire_dictionary {
