@@ -25,7 +25,7 @@ def test_from_a_device_to_a_config(arm64: Device, monkeypatch: pytest.MonkeyPatc
     config, facts_file = tmp_path / "tuned.toml", tmp_path / "facts.json"
     with running(transport, workload, 2) as pid:
         started = time.monotonic()
-        words = ("--pid", pid, "--pages", 400, "--goal", "density", "--scratch", "/data/local/tmp")
+        words = ("--pid", pid, "--pages", 400, "--seconds", 90, "--goal", "density", "--scratch", "/data/local/tmp")
         told = zcache("tune", *words, "--save", config, "--save-facts", facts_file)
         print(f"zcache tune on an emulated device: {time.monotonic() - started:.0f} s\n{told.out}")
         assert told.code == 0, told.err
