@@ -67,6 +67,8 @@ def test_the_wheel_has_the_agent_the_binaries_the_licences_and_no_more(wheel: zi
         info = wheel.getinfo(f"zcache_agent/_bin/{what.name}")
         assert wheel.read(info) == (ROOT / FOLDER / what.name).read_bytes()
         assert stat.S_IMODE(info.external_attr >> 16) == 0o755
+    manual = {name.partition(".data/data/share/")[2] for name in names if ".data/" in name}
+    assert manual == {"man/man1/zcache.1", "man/man8/zcached.8"}
     licences = {name.partition(".dist-info/licenses/")[2] for name in names if ".dist-info/licenses/" in name}
     assert licences == {"LICENSE", "licenses/README.md", *(f"licenses/{part.name}.txt" for part in parts.PARTS)}
 

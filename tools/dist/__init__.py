@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib.util
 import io
 import os
 import re
@@ -24,8 +23,9 @@ from .sbom import sbom
 
 SUMS = "SHA256SUMS"
 LICENCES = Path("licenses")
+MANUAL = Path("man")
 _VERSION_FILE = Path("agent/zcache_agent/__init__.py")
-_GENERATED = re.compile(r"PKG-INFO|setup\.cfg|agent/zcache_agent\.egg-info/.*|licenses/[^/]+\.txt|" + rf"{FOLDER}/.*")
+_GENERATED = re.compile(r"PKG-INFO|setup\.cfg|agent/zcache_agent\.egg-info/.*|licenses/[^/]+\.txt|man/.*|" + rf"{FOLDER}/.*")
 """What a source distribution has and git ignores."""
 
 
@@ -41,14 +41,18 @@ def make(target: Path) -> None:
     os.environ["SOURCE_DATE_EPOCH"] = str(source_date())
     _clear(target)
     write_licences(LICENCES)
+    _run_ours("tools.manpages", MANUAL)
     source = _make_sdist(target)
     _make_wheel(source, target)
     number = version()
-    if importlib.util.find_spec("tools.module"):
-        module = [sys.executable, "-m", "tools.module", str(target / f"zcache-module-{number}.zip")]
-        _run(module, env=os.environ | {"PYTHONPATH": "agent"})  # of this tree, not of the venv's
+    _run_ours("tools.module", target / f"zcache-module-{number}.zip")
     (target / f"zcache-{number}.cdx.json").write_text(sbom(number, source_date()))
     (target / SUMS).write_text(_sums(target))
+
+
+def _run_ours(module: str, target: Path) -> None:
+    """With the agent of this tree, not of the venv's."""
+    _run([sys.executable, "-m", module, str(target)], env=os.environ | {"PYTHONPATH": "agent"})
 
 
 def _clear(target: Path) -> None:
@@ -147,7 +151,7 @@ def verify(release: Path) -> None:
         raise DistFailed(f"{release}: no release is in it: python -m tools.dist make {release}")
     with tempfile.TemporaryDirectory() as folder:
         tree = unpack(source, Path(folder))
-        for made in (*(tree / FOLDER).rglob("*"), *(tree / LICENCES).glob("*.txt")):
+        for made in (*(tree / FOLDER).rglob("*"), *(tree / LICENCES).glob("*.txt"), *(tree / MANUAL).glob("*")):
             if made.is_file():
                 made.unlink()
         venv = Path(sys.prefix).absolute()
