@@ -52,12 +52,13 @@ OWN_DEVICES = tuple(
         "test_swap.py",
         "test_agent_lost.py",
         "test_ondevice.py",
-        "test_serial.py",
         "test_config.py::test_settings",
         "test_install.py::TestBoard",
     )
 )
 """Which share no device with others, and take minutes."""
+LINE = "tests/device/test_serial.py"
+"""Which waits for bytes most of the time."""
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types
@@ -66,6 +67,8 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(OWN_DEVICES):
             return "own devices"
+        if nodeid.startswith(LINE):
+            return "a line"
         return "devices" if nodeid.startswith("tests/device/") else nodeid
 
 

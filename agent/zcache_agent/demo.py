@@ -8,7 +8,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +44,18 @@ class Size:
 LARGE = Size(10, 24 << 20)
 SMALL = Size(1, 2 << 20)
 """For a device, which may be an emulated one: some 35 times slower than this machine."""
+
+LINE_SECONDS = 60
+"""What the libraries may take on a line that is slow."""
+
+
+def size_for(transport: Transport) -> Size:
+    if transport.is_local:
+        return LARGE
+    if not transport.bytes_second:
+        return SMALL
+    carried = 1 + 2 * (len(THRESHOLDS) + 1)  # each byte: when it is collected, and there and back in each replay
+    return replace(SMALL, library_bytes=min(SMALL.library_bytes, LINE_SECONDS * transport.bytes_second // carried))
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,7 @@ class Demo:
         self.daemon = daemon
         self.control = control
         self.page_size = int(control.get("page_size"))
-        self._size = LARGE if daemon.transport.is_local else SMALL
+        self._size = size_for(daemon.transport)
         mark = secrets.token_hex(3)
         self._pools = {key: f"demo-{mark}-{key[0]}-{key[1]}" for key in (ZBUD, ZSMALLOC, EPHEMERAL)}
         self._undo = ExitStack()
@@ -186,7 +198,7 @@ class Demo:
 
     @contextmanager
     def libraries(self, progress: Progress) -> Iterator[Path]:
-        """A tar of some of the device's libraries, on this machine while the block runs."""
+        """Some of the device's libraries as a tar, or of a program, on this machine while the block runs."""
         limit = self._size.library_bytes
         tar = Path(tempfile.gettempdir(), f"zcache-demo-{secrets.token_hex(8)}.tar")
         try:  # named before it exists: whoever is ended while it is made leaves nothing either
@@ -238,7 +250,8 @@ class Demo:
         return parse_histogram(self.control.get(f"pools/{self._pools[key]}/zv_curr_dist_counts"))
 
 
-# A tar of shared libraries, $1 bytes of them at most and none large: enough files to be many.
+# A tar of shared libraries, $1 bytes of them at most and none large: enough files to be many. Where none of them is so
+# small, or all programs are static: the beginning of the program that reads it.
 _COLLECT = r"""
 limit=$1 total=0
 set --
@@ -249,5 +262,6 @@ for file in $(find /usr/lib /system/lib64 /system/lib -type f -name '*.so*' -siz
     set -- "$@" "$file"
     [ $((total + total / 8)) -lt "$limit" ] || break
 done
+[ $# -gt 0 ] || exec head -c "$limit" /proc/self/exe
 exec tar -cf - "$@" 2>/dev/null
 """

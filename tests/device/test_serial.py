@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All of zcache over a UART: a board of 128 MB with BusyBox, a getty on its PL011, and a kernel that talks on it."""
+"""All of zcache, out of the wheel, over a UART: a board of 128 MB with BusyBox, a getty on its PL011, and a kernel that
+talks on it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.conftest import ZCACHE, Result, fails
+from tests import release
+from tests.agent.conftest import Result, fails
 from tests.serialline import Noise, SerialLine, said
 from tests.support import require_or_skip
 from tools.emulator import BOARD_LOGIN, BOARD_PASSWORD, Board, EmulatorError, boot_board
@@ -44,20 +46,17 @@ def line(board: Board, tmp_path: Path) -> Iterator[SerialLine]:
 
 
 class Zcache:
-    def __init__(self, line: SerialLine) -> None:
-        self.environment = os.environ | {
+    def __init__(self, line: SerialLine, venv: Path, folder: Path) -> None:
+        environment = {
             "ZCACHE_SERIAL": f"serial:{line.port},{BAUD}",
             "ZCACHE_SERIAL_LOGIN": BOARD_LOGIN,
             "ZCACHE_SERIAL_PASSWORD": BOARD_PASSWORD,
             "COLUMNS": "100",
         }
+        self.start_command = release.zcache(venv, folder, environment).start
 
     def start(self, *words: object) -> subprocess.Popen[str]:
-        command = [ZCACHE, "--timeout", "120", *map(str, words)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            command, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, text=True, env=self.environment
-        )
+        return self.start_command("--timeout", 120, *words)
 
     def __call__(self, *words: object) -> Result:
         return ended(self.start(*words))
@@ -74,9 +73,9 @@ def ended(process: subprocess.Popen[str]) -> Result:
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.minutes(4)
-def test_a_life_over_the_uart(line: SerialLine, tmp_path: Path) -> None:
-    zcache = Zcache(line)
+@pytest.mark.minutes(6)
+def test_a_life_over_the_uart(line: SerialLine, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    zcache = Zcache(line, release.venv(tmp_path_factory), tmp_path)
     fails(zcache("status"), 4, "no daemon runs")
 
     # The adapter is pulled in the middle of the copy; the next up goes on where that was.
@@ -103,6 +102,8 @@ def test_a_life_over_the_uart(line: SerialLine, tmp_path: Path) -> None:
     report = zcache.well("replay", tmp_path / "dump", "--pool", "small", "--keep", "--json").json
     assert (report["pages"], report["lost"], report["mismatches"]) == (PAGES, 0, 0)
     assert "serves /var/lib/zcache" in zcache.well("log").out
+    assert zcache.well("check").out == f"ok: {PAGES} pages in 1 pool\n"
+    assert zcache.well("demo", "--json").json["own_daemon"] is False
 
     # And now the line is noisy.
     line.unplug()

@@ -136,7 +136,7 @@ def _thresholds(thresholds: list[Threshold]) -> RenderableType:
         )
     heading = _heading(
         2,
-        "Shared libraries, in an ephemeral pool",
+        "Libraries and programs, in an ephemeral pool",
         "A page that compresses badly is not worth its frame. Lower the bar meanwhile:",
         "more pages are refused, and those that are kept take less.",
     )

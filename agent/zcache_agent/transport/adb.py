@@ -200,6 +200,7 @@ def _server_address() -> tuple[str, int]:
 
 class AdbTransport:
     is_local = False
+    bytes_second: int | None = None
 
     def __init__(self, serial: str, timeout: float = 30.0) -> None:
         self.serial = serial

@@ -71,6 +71,10 @@ class Transport(Protocol):
     def is_local(self) -> bool:
         """The device is this machine."""
 
+    @property
+    def bytes_second(self) -> int | None:
+        """What it carries in a second, where that is so little that it decides what can be done."""
+
     def run(self, argv: Sequence[str], *, timeout: float | None = None) -> Completed:
         """Runs a command to its end."""
 

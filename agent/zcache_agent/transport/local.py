@@ -27,6 +27,7 @@ def default_dir() -> str:
 
 class LocalTransport:
     is_local = True
+    bytes_second: int | None = None
 
     def __init__(self, directory: str | None = None, timeout: float = 30.0) -> None:
         if sys.platform != "linux":

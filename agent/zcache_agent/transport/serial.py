@@ -76,6 +76,10 @@ class SerialTransport:
         self._starting = threading.Lock()
 
     @property
+    def bytes_second(self) -> int:
+        return self._baud // 10
+
+    @property
     def line(self) -> Line:
         """The session with the board: begun when it is first needed, and again when it broke."""
         with self._starting:
