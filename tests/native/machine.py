@@ -235,7 +235,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), first=st.integers(0, 300), count=st.integers(1, 64), seed=seeds, eighths=eighths)
     def put_run(self, data: st.DataObject, first: int, count: int, seed: int, eighths: int) -> None:
         """Adjacent pages of one object: enough for an index to split and join its leaves."""
-        pool = self.a_pool(data)
+        self.do_put_run(self.a_pool(data), first, count, seed, eighths)
+
+    def do_put_run(self, pool: str, first: int, count: int, seed: int, eighths: int) -> None:
         contents = [self.content(seed + i % 4, eighths) for i in range(count)]
         answers = self.driver.batch("puts", pool, [f"7 {first + i} {contents[i]}" for i in range(count)])
         for i, answer in enumerate(answers):
@@ -631,6 +633,17 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(frames=st.sampled_from([None, 0, 2, 20]))
     def set_limit(self, frames: int | None) -> None:
         """So many frames above what is used, or one that ephemeral pages have to make room for."""
+        self.limit_to(frames)
+
+    @precondition(lambda self: self.limited and self.model)
+    @rule(data=st.data(), count=st.integers(16, 64), seed=seeds, eighths=st.integers(1, 6))
+    def come_to_the_limit(self, data: st.DataObject, count: int, seed: int, eighths: int) -> None:
+        """Where pages leave by themselves."""
+        pool = self.a_written_pool(data)
+        self.limit_to(2)
+        self.do_put_run(pool, 0, count, seed, eighths)
+
+    def limit_to(self, frames: int | None) -> None:
         used = self.driver.totals()["used_bytes"]
         self.limit = 0 if frames is None else used + SLACK + frames * self.page_size
         self.refuses = False
