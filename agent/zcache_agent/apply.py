@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from .daemon import START, Daemon, find_all
 from .errors import DaemonAbsent, NoDevice, Refused
 from .settings import PLAN
-from .transport.base import Transport
+from .transport.base import ByteStream, Transport
 
 _SECONDS = 600.0
 """What memory that is swapped out may need to come back."""
-_POLL_SECONDS = 1.0
 JOURNAL = "zcached.apply"
 
 Say = Callable[[str], None]
@@ -76,13 +75,11 @@ def run(daemon: Daemon, plan: Sequence[str], say: Say = silent) -> str:
     last = ""
     try:
         stream.write("".join(f"{line}\n" for line in (PLAN, *plan, "end")).encode())
-        for last in _lines(stream.read):
+        for last in _lines(lambda size: _read(daemon, stream, size)):
             say(last)
     except NoDevice as error:
-        if error.name != "timeout":
-            error.hint = "what was begun goes on on the device: zcache status says what became of it"
-            raise
-        last = _wait(daemon)
+        error.hint = "what was begun goes on on the device: zcache status says what became of it"
+        raise
     finally:
         stream.close()
     outcome, _, why = last.partition(": ")
@@ -109,12 +106,13 @@ def _lines(read: Callable[[int], bytes]) -> Iterator[str]:
             yield line.decode(errors="replace")
 
 
-def _wait(daemon: Daemon) -> str:
-    """It takes longer than the transport waits for a line: until its journal is gone. What it came to."""
+def _read(daemon: Daemon, stream: ByteStream, size: int) -> bytes:
+    """It may be silent for longer than the transport waits, while the device answers others."""
     end = time.monotonic() + _SECONDS
-    while _has_journal(daemon):
-        if time.monotonic() > end:
-            raise NoDevice(f"{daemon.transport.serial}: no answer within {_SECONDS:g} s", name="timeout",
-                           hint="it goes on on the device: zcache status says what became of it")  # fmt: skip
-        time.sleep(_POLL_SECONDS)
-    return daemon.run(["cat", f"{daemon.directory}/zcached.outcome"]).text
+    while True:
+        try:
+            return stream.read(size)
+        except NoDevice as error:
+            if error.name != "timeout" or time.monotonic() > end:
+                raise
+            daemon.run(["true"])
