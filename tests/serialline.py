@@ -61,7 +61,7 @@ class SerialLine:
         self.carried = [0, 0]
         """Bytes, to the board and to the host."""
         self._board = os.dup(board)
-        self._baud = baud
+        self.baud = baud
         self._end = threading.Event()
         self.plug()
 
@@ -97,7 +97,7 @@ class SerialLine:
     def _carry(self) -> None:
         ways = [(self._master, self._board), (self._board, self._master)]
         directions = [_Direction(self.noise, number, number == 1) for number in range(2)]
-        most = max(1, int(self._baud / 10 * _TICK)) if self._baud else 4096
+        most = max(1, int(self.baud / 10 * _TICK)) if self.baud else 4096
         free = [0.0, 0.0]
         while not self._end.is_set():
             now = time.monotonic()
@@ -113,8 +113,8 @@ class SerialLine:
                 except OSError:  # nobody has opened it, or the board is gone
                     data = b""
                     free[number] = now + _TICK
-                if self._baud:
-                    free[number] = max(free[number], now - _TICK) + 10 * len(data) / self._baud
+                if self.baud:
+                    free[number] = max(free[number], now - _TICK) + 10 * len(data) / self.baud
 
 
 def _write(target: int, data: bytes, end: threading.Event) -> None:

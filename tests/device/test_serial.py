@@ -113,5 +113,12 @@ def test_a_life_over_the_uart(line: SerialLine, tmp_path: Path, tmp_path_factory
     zcache.well("bugreport", tmp_path / "report")
     assert (tmp_path / "report").stat().st_size > 1000
     fails(zcache("down"), 5, f"{PAGES} persistent pages")
-    zcache.well("down", "--force")
+
+    # As fast as the emulator, to become a part of a board that has no /usr yet, and to leave it.
+    line.unplug()
+    line.noise, line.baud = Noise(), 0
+    line.plug()
+    assert zcache.well("install", "--force", "--json").json["as"] == "inittab"
+    assert zcache.well("status", "--json").json["directory"] == "/var/lib/zcache"
+    zcache.well("uninstall")
     fails(zcache("status"), 4, "no daemon runs")

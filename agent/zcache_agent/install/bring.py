@@ -127,7 +127,7 @@ def _note(plan: Plan, made: list[str]) -> None:
 
 _MAKE = r"""
 make() { # DIRECTORY, and those above that are not there; says which
-    [ ! -d "$1" ] || return 0
+    [ ! -d "$1/" ] || return 0 # that of /usr is /
     make "${1%/*}" && mkdir -m 755 "$1" && echo "$1"
 }
 for path; do
