@@ -20,7 +20,7 @@ def test_from_a_device_to_a_config(arm64: Device, monkeypatch: pytest.MonkeyPatc
     zcache = Zcache({**arm64.env, "ANDROID_SERIAL": arm64.serial})
     for name, value in arm64.env.items():
         monkeypatch.setenv(name, value)
-    transport = open_transport(arm64.serial, 60)
+    transport = open_transport(arm64.serial, 300)
     workload = next(one for one in WORKLOADS if one.name == "awk" and one in available(transport))
     config, facts_file = tmp_path / "tuned.toml", tmp_path / "facts.json"
     with running(transport, workload, 2) as pid:
