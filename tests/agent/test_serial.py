@@ -202,6 +202,7 @@ input()
 def test_a_shell_in_the_middle_of_something(plug: Plug) -> None:
     """A half-typed line is never run, and what runs in front is interrupted."""
     with shell("dash", "-i") as board:
+        said(board, b"# ")
         os.write(board, b'cat; echo interrupted\rnothing of "')
         with reach(plug(board)) as transport:
             assert transport.run(["echo", "well"]).text == "well"
@@ -226,6 +227,16 @@ while :; do
     fi
 done
 """
+
+
+def test_a_login_that_noise_spoils(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZCACHE_SERIAL_LOGIN", "root")
+    monkeypatch.setenv("ZCACHE_SERIAL_PASSWORD", "secret")
+    read = "    read -r word\n"
+    spoilt = GETTY.replace(read, read + '    [ "$spoilt" ] || word="$word?"; spoilt=1\n')
+    assert spoilt != GETTY
+    with shell("dash", "-c", spoilt) as board, reach(plug(board)) as transport:
+        assert transport.run(["echo", "in"]).text == "in"
 
 
 def test_login(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ _CHUNK = 2048
 _QUIET_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
 _LOGIN_SECONDS = 15.0
+_LOGINS = 3
 _LOOP_SECONDS = 10.5
 _ASKS_NAME = re.compile(rb"login: *$", re.IGNORECASE)
 _ASKS_PASSWORD = re.compile(rb"password: *$", re.IGNORECASE)
@@ -60,6 +61,7 @@ class Console:
         self._all = bytearray()
         self._number = secrets.randbelow(1_000_000)
         self._logged_in = False
+        self._logins_left = _LOGINS
         self._interrupted = False
         self._sent_seconds = 0.0
         """That the last write takes on the line."""
@@ -99,8 +101,8 @@ class Console:
         if _ASKS_PASSWORD.search(self._seen):
             self._write(b"\r")
             self._listen(_LOGIN_SECONDS, lambda: bool(_ASKS_NAME.search(self._seen)))
-        if _ASKS_NAME.search(self._seen):
-            self._log_in()
+        if _ASKS_NAME.search(self._seen) and not self._log_in():
+            return False
         if tries > 1:  # whatever runs there
             self._write(_INTERRUPT if tries % 3 else _QUIT)
             self._listen(_QUIET_SECONDS / 2, self._is_line)
@@ -109,23 +111,26 @@ class Console:
         self._write(_KILL_LINE + f'echo {token[:4]}""{token[4:]}{end}'.encode())
         return self._listen(_QUIET_SECONDS, lambda: token.encode() in self._seen)
 
-    def _log_in(self) -> None:
+    def _log_in(self) -> bool:
+        """False: it was refused, perhaps for what noise made of it."""
         name, password = os.environ.get(LOGIN), os.environ.get(PASSWORD)
         if not name:
             raise NoDevice(
                 f"{self._serial}: it asks for a login", name="login_needed", hint=f"set {LOGIN}, and {PASSWORD}"
             )
+        if not self._logins_left:
+            raise NoDevice(
+                f"{self._serial}: the login as {name} was refused", name="login_failed", hint=f"see {LOGIN}, {PASSWORD}"
+            )
+        self._logins_left -= 1
         self._listen(_QUIET_SECONDS / 5, lambda: False)  # it may be about to ask once more
         asked = self._say(name, name, _ASKS_NAME, _ASKS_PASSWORD, _PROMPT) is _ASKS_PASSWORD
         if asked and password is None:
             raise NoDevice(f"{self._serial}: {name} has a password", name="login_needed", hint=f"set {PASSWORD}")
-        if (not asked and _ASKS_NAME.search(self._seen)) or (
-            asked and self._say(password or "", "", _ASKS_NAME, _PROMPT) is not _PROMPT
-        ):
-            raise NoDevice(
-                f"{self._serial}: the login as {name} was refused", name="login_failed", hint=f"see {LOGIN}, {PASSWORD}"
-            )
-        self._logged_in = True
+        if asked:
+            self._say(password or "", "", _ASKS_NAME, _PROMPT)
+        self._logged_in = not _ASKS_NAME.search(self._seen)
+        return self._logged_in
 
     def _say(self, word: str, echo: str, *ends: re.Pattern[bytes]) -> re.Pattern[bytes] | None:
         """Which of these comes after the echo."""
