@@ -2,7 +2,7 @@
 /*
  * zcline: the far end of a serial line. The agent pushes it through a board's shell and starts it on the
  * console; from then on commands and sockets travel in frames. It ends when the host says so, when it hears
- * nothing for SILENCE_SECONDS, or by a signal, and leaves the terminal as it found it.
+ * nothing for SILENCE_SECONDS, or by a signal that no key sends, and leaves the terminal as it found it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,10 +18,13 @@
 #define VERSION 1
 #define HELLO_SIZE 6 /* version, window, session */
 #define SILENCE_SECONDS 20
+#define LOOK_SECONDS 1 /* at the terminal's settings */
 #define READ_BYTES 4096
 
 struct line {
-    int fd; /* both ways, not blocking */
+    int fd;             /* both ways, not blocking */
+    struct termios raw; /* what its settings are to be */
+    uint64_t looked_ns; /* at them */
     bool ended;
     uint64_t heard_ns;
     struct zc_deframer deframer;
@@ -36,8 +39,23 @@ static volatile sig_atomic_t signalled;
 
 static void on_signal(int number)
 {
-    if (number != SIGCHLD)
+    if (number == SIGHUP || number == SIGTERM)
         signalled = number;
+}
+
+/* Init makes the console sane for what it starts there, and from then on bytes of a frame are keys. */
+static void keep_raw(struct line *line)
+{
+    struct termios now;
+    uint64_t at = zc_now_ns();
+
+    if (at - line->looked_ns < LOOK_SECONDS * ZC_SECOND_NS)
+        return;
+    line->looked_ns = at;
+    if (tcgetattr(line->fd, &now) == 0 &&
+        (now.c_iflag != line->raw.c_iflag || now.c_oflag != line->raw.c_oflag ||
+         now.c_lflag != line->raw.c_lflag))
+        tcsetattr(line->fd, TCSANOW, &line->raw);
 }
 
 static void begin_session(struct line *line, const struct zc_frame *frame)
@@ -125,6 +143,7 @@ static void wait(const struct line *line, const sigset_t *open)
     struct pollfd fds[1 + ZC_STREAMS_FDS];
     uint64_t now = zc_now_ns(), silence = line->heard_ns + SILENCE_SECONDS * ZC_SECOND_NS;
     uint64_t until = zc_min64(silence, zc_link_alarm_ns(&line->streams.link));
+    until = zc_min64(until, line->looked_ns + LOOK_SECONDS * ZC_SECOND_NS);
     uint64_t left = until > now ? until - now : 0;
     struct timespec timeout = {(time_t)(left / ZC_SECOND_NS), (long)(left % ZC_SECOND_NS)};
 
@@ -140,6 +159,7 @@ static void serve(struct line *line, const sigset_t *open)
     while (!line->ended && !line->bye && !signalled &&
            zc_now_ns() - line->heard_ns < SILENCE_SECONDS * ZC_SECOND_NS) {
         wait(line, open);
+        keep_raw(line);
         read_line(line);
         zc_streams_turn(&line->streams);
         write_line(line);
@@ -167,7 +187,7 @@ static int open_terminal(void)
 
 static void catch_signals(sigset_t *before)
 {
-    static const int numbers[] = {SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+    static const int numbers[] = {SIGCHLD, SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGTSTP};
     struct sigaction action = {.sa_handler = on_signal};
     sigset_t blocked;
 
@@ -186,18 +206,19 @@ int main(void)
     static const char complaint[] =
         "zcline: standard input is no terminal; zcache -s serial: starts it\n";
     static struct line line;
-    struct termios found, raw;
+    struct termios found;
     sigset_t open;
 
     if (tcgetattr(STDIN_FILENO, &found) != 0 || (line.fd = open_terminal()) < 0)
         return write(STDERR_FILENO, complaint, sizeof(complaint) - 1) < 0 ? 2 : 1;
     catch_signals(&open);
-    raw = found;
-    cfmakeraw(&raw);
-    raw.c_iflag |= IGNBRK;
-    raw.c_cc[VMIN] = 1;
-    raw.c_cc[VTIME] = 0;
-    tcsetattr(line.fd, TCSANOW, &raw);
+    line.raw = found;
+    cfmakeraw(&line.raw);
+    line.raw.c_iflag |= IGNBRK;
+    line.raw.c_cc[VMIN] = 1;
+    line.raw.c_cc[VTIME] = 0;
+    tcsetattr(line.fd, TCSANOW, &line.raw);
+    tcgetattr(line.fd, &line.raw); /* what of it the driver took */
     serve(&line, &open);
     tcdrain(line.fd);
     tcsetattr(line.fd, TCSANOW, &found);

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -206,6 +207,16 @@ def test_a_shell_in_the_middle_of_something(plug: Plug) -> None:
         os.write(board, b'cat; echo interrupted\rnothing of "')
         with reach(plug(board)) as transport:
             assert transport.run(["echo", "well"]).text == "well"
+
+
+def test_a_terminal_that_is_reset(plug: Plug) -> None:
+    """As init does with the console, for what it starts there."""
+    with shell("dash", "-i") as board:
+        sane = termios.tcgetattr(board)
+        with reach(plug(board)) as transport:
+            assert transport.run(["echo", "one"]).text == "one"
+            termios.tcsetattr(board, termios.TCSANOW, sane)
+            assert transport.run(["echo", "\3two"]).text == "\3two"
 
 
 GETTY = r"""
