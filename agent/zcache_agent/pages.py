@@ -9,6 +9,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Self
@@ -302,8 +303,10 @@ class Segment:
         return memoryview(self.memory)[start : start + self.region_size]
 
     def close(self) -> None:
-        self.memory.close()
+        """Its memory goes with the last view of a region, which whoever was interrupted in one may still hold."""
         os.close(self.fd)
+        with suppress(BufferError):
+            self.memory.close()
 
 
 @dataclass

@@ -16,7 +16,7 @@ from tests.agent.conftest import Result, fails
 from tests.support import CODECS
 from zcache_agent.daemon import Daemon, find
 from zcache_agent.errors import ZcacheError
-from zcache_agent.pages import Key, Kind, PagesClient, Run
+from zcache_agent.pages import Answer, Key, Kind, Op, PagesClient, Request, Results, Run
 from zcache_agent.replay import replay_source
 from zcache_agent.sources import Source, open_source
 from zcache_agent.transport.local import LocalTransport
@@ -351,6 +351,26 @@ def test_a_shrink_in_the_middle_of_a_replay(local_daemon: Local, daemon: Daemon,
     assert report.stored == 200
     assert (report.dropped > 0) == (kind is Kind.ephemeral)
     assert report.lost == 0
+
+
+def test_a_replay_interrupted_where_it_reads_shared_pages(
+    local_daemon: Local, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its traceback holds a view of the segment. The moment is forced: a signal comes there too seldom."""
+
+    def interrupted(request: Request, answer: Answer, payload: bytes, page_size: int, region: memoryview) -> Results:
+        if request.op is Op.GET:
+            raise KeyboardInterrupt
+        return parse(request, answer, payload, page_size, region)
+
+    local_daemon("pool", "create", "p")
+    dump = tmp_path / "dump"
+    dump.write_bytes(b"".join(page(number) for number in range(200)))
+    parse = Results.parse
+    monkeypatch.setattr(Results, "parse", interrupted)
+    with daemon.control() as control, open_source(dump, PAGE) as source, pytest.raises(KeyboardInterrupt):
+        replay_source(daemon, control, "p", source)
+    assert "ok: 0 pages in 1 pool" in local_daemon("check").out
 
 
 def test_a_pool_that_is_destroyed_while_it_is_used(local_daemon: Local, daemon: Daemon, tmp_path: Path) -> None:
