@@ -153,15 +153,16 @@ def test_frames_given_back_out_of_the_middle_of_a_run_come_again(config: str, co
             for turn in (1, 2):
                 driver.ask("bulk", "p", turn, first, 1000, 1900)
         full = driver.totals()
-        assert driver.ask("flobj", "p", 1) == f"pages {count}"
-        half = driver.totals()
-        assert half["frames"] == full["frames"] // 2
-        driver.ask("bulk", "p", 3, 0, count, 1900)
-        again = driver.totals()
-        assert again["frames"] == full["frames"]
-        holes = 64 << 10  # of the index; what was put one way and the other leaves other leaves
-        assert again["metadata_bytes"] <= full["metadata_bytes"] * 1.05 + holes
-        for turn in (2, 3):
+        metadata = []
+        for _ in range(4):
+            assert driver.ask("flobj", "p", 1) == f"pages {count}"
+            assert driver.totals()["frames"] == full["frames"] // 2
+            driver.ask("bulk", "p", 1, 0, count, 1900)
+            again = driver.totals()
+            assert again["frames"] == full["frames"]
+            metadata.append(again["metadata_bytes"])
+        assert metadata[-1] <= metadata[0] + 4 * 4096  # new runs, each with its head, would come each time
+        for turn in (1, 2):
             for i in range(0, count, 97):
                 page = f"page {crc(f'rand:{i}:1900', 4096)}"
                 assert driver.ask("peek", "p", turn, i) == page
