@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 from adbutils import adb_path
@@ -107,8 +108,10 @@ def test_lost_between_two_requests(device: Device, lose: Callable[[], None]) -> 
 def test_lost_in_the_middle_of_tune(device: Device, lose: Callable[[], None], moment: str) -> None:
     up(open_transport(device.serial, PATIENT), Options())
     daemon = find(open_transport(device.serial, SHORT))
-    options = SampleOptions(page_size=4096, pages=20, seconds=4, codecs=("lz4",))
-    with pytest.raises(NoDevice):
+    program = open_transport(device.serial, PATIENT).open_command(["sh", "-c", "x=$(seq 9999); echo $$; read y"])
+    pid = int(program.read(20))
+    options = SampleOptions(page_size=4096, pids=(pid,), pages=20, seconds=4, codecs=("lz4",))
+    with closing(program), pytest.raises(NoDevice):
         measure_device(daemon, options, cold=False, progress=at(moment, lose))
 
 
