@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from .daemon import START, Daemon, find_all
 from .errors import DaemonAbsent, NoDevice, Refused
-from .settings import PLAN
 from .transport.base import ByteStream, Transport
 
 _SECONDS = 600.0
 """What memory that is swapped out may need to come back."""
 JOURNAL = "zcached.apply"
+_HEAD = "zcache-apply 1"
 
 Say = Callable[[str], None]
 
@@ -67,6 +67,11 @@ def _has_journal(daemon: Daemon) -> bool:
     return daemon.run(["test", "-e", f"{daemon.directory}/{JOURNAL}"]).code == 0
 
 
+def plan_text(steps: Sequence[str]) -> str:
+    """As `zcached apply` reads it: native/zcached/apply/apply.h."""
+    return "".join(f"{line}\n" for line in (_HEAD, *steps, "end"))
+
+
 def run(daemon: Daemon, plan: Sequence[str], say: Say = silent) -> str:
     """Carries it out; returns what zcached said of it. Refused: all is as it was, and why."""
     kind = "local" if daemon.transport.is_local else "remote"
@@ -74,7 +79,7 @@ def run(daemon: Daemon, plan: Sequence[str], say: Say = silent) -> str:
     stream = daemon.transport.open_command(daemon.rights.wrap(["sh", "-c", START, "sh", kind, *command]))
     last = ""
     try:
-        stream.write("".join(f"{line}\n" for line in (PLAN, *plan, "end")).encode())
+        stream.write(plan_text(plan).encode())
         for last in _lines(lambda size: _read(daemon, stream, size)):
             say(last)
     except NoDevice as error:

@@ -6,9 +6,6 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-
 from .device import Device
 from .errors import DaemonAbsent, Usage
 
@@ -42,6 +39,9 @@ class Binary:
 
 
 def read_binary(path: Path) -> Binary:
+    from elftools.common.exceptions import ELFError  # slow to import
+    from elftools.elf.elffile import ELFFile
+
     try:
         content = path.read_bytes()
     except OSError as error:

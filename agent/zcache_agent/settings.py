@@ -14,7 +14,6 @@ from .kernelstats import ZRAM_FILES, zrams
 from .kinds import Facts, Value
 from .transport.base import Transport
 
-PLAN = "zcache-apply 1"
 _ABSENT = "absent"
 """What is shown of a setting, pool or device that is not there."""
 _OFF = "off"

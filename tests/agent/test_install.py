@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from zcache_agent.apply import plan_text
 from zcache_agent.config import load
 from zcache_agent.install.kinds import BOOT, KINDS
-from zcache_agent.settings import PLAN, State, boot_plan
+from zcache_agent.settings import State, boot_plan
 
 from .conftest import Quick, fails
 
@@ -269,7 +270,7 @@ def ask(script: Script, quick: Quick) -> Callable[..., str]:
 
 
 def plan_of(*steps: str) -> str:
-    return "".join(f"{line}\n" for line in (PLAN, *steps, "end"))
+    return plan_text(steps)
 
 
 POOL = "make\tpools/app/kind\tpools/create name=app kind=ephemeral\tpools/app/destroy 1"

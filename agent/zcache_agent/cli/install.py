@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from .. import __version__
+from ..apply import plan_text
 from ..binary import bundled, choose_binary, read_binary
 from ..config import Config, load
 from ..device import Device, Rights, find_root, look
@@ -17,7 +18,7 @@ from ..install.remove import remove
 from ..install.root import Root
 from ..install.ways import choose
 from ..lock import alone_on
-from ..settings import PLAN, State, boot_plan, read_files
+from ..settings import State, boot_plan, read_files
 from ..transport.local import LocalTransport
 from .session import Session, pass_session
 from .signals import clean_up_when_ended
@@ -89,7 +90,7 @@ def _plan_of(root: Root, device: Device, settings: Config) -> bytes:
     steps = boot_plan(
         settings, State(read_files(root.transport, root.rights), {}, memory, device.page_size or State.page_size)
     )
-    return "".join(f"{line}\n" for line in (PLAN, *steps, "end")).encode()
+    return plan_text(steps).encode()
 
 
 def _program_of(abi: str | None, binary: Path | None) -> Path:

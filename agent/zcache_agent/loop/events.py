@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the closed loop tells, as documents, and their text for people."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ZcacheError
-from .rules import Decision
+
+if TYPE_CHECKING:  # who only reads events needs no rules
+    from .rules import Decision
 
 Event = Mapping[str, Any]
 """`time` in seconds since 1970, `event`, and what belongs to it."""
