@@ -25,6 +25,8 @@ QEMU = "qemu-system-aarch64"
 CPU = "max,pauth-impdef=on"
 _BOOT_SECONDS = 180
 _CPUS = 2
+_COUNTED = ("-smp", "1", "-icount", "shift=2,sleep=on")
+"""An instruction takes 2² ns."""
 
 
 @dataclass(frozen=True)
@@ -167,13 +169,15 @@ def boot(
     board: bool = False,
     server: AdbServer | None = None,
     detach: bool = False,
+    counted: bool = False,
     deadline: float = _BOOT_SECONDS,
 ) -> Device:
     """A device that answers adb, at a private adb server unless one is given.
 
     disks: virtio block devices in this order. root: overrides the target's. su: the shell user finds a setuid
     su. board: BusyBox's init starts what /etc/inittab says; /etc, /usr and /var stay on the first disk. detach: it may
-    outlive this process.
+    outlive this process. counted: it has one CPU, whose clock counts instructions, 4 ns each: what runs there takes
+    as long on a busy machine as on an idle one.
     """
     if target not in TARGETS:
         raise EmulatorError(f"no target {target!r}: there are {', '.join(TARGETS)}")
@@ -185,6 +189,7 @@ def boot(
     port = free_port()
     words = f"zcache.root={int(as_root)} zcache.su={int(su)} zcache.board={int(board)}"
     command = _command(target, mem_mb, disks, uart, words, port, directory)
+    command += _COUNTED if counted else ()
     with (directory / "qemu.log").open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -215,7 +220,8 @@ def _command(
     target: str, mem_mb: int, disks: Sequence[Disk], uart: bool, words: str, port: int, directory: Path
 ) -> list[str]:
     made = image(TARGETS[target].flavour)
-    append = f"console=ttyAMA0 quiet panic=-1 {words}"
+    # QEMU keeps translated code by virtual address: with random ones it translates each program anew at each start.
+    append = f"console=ttyAMA0 quiet panic=-1 norandmaps {words}"
     command = [QEMU, "-M", "virt", "-cpu", CPU, "-smp", str(_CPUS), "-m", f"{mem_mb}M"]
     command += ["-display", "none", "-monitor", "none", "-no-reboot"]
     command += ["-kernel", str(made.kernel), "-initrd", str(made.initramfs), "-append", append]
