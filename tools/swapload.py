@@ -54,8 +54,11 @@ def counters(device: Device) -> dict[str, int]:
 
 def swaps(device: Device) -> dict[str, int]:
     """The areas of /proc/swaps, and the KiB used of each."""
-    lines = ask(device, "cat /proc/swaps").splitlines()[1:]
-    return {words[0]: int(words[3]) for words in (line.split() for line in lines)}
+    return _areas(ask(device, "cat /proc/swaps").splitlines())
+
+
+def _areas(lines: list[str]) -> dict[str, int]:
+    return {words[0]: int(words[3]) for words in (line.split() for line in lines[1:])}
 
 
 def ram_pages(device: Device) -> int:
@@ -81,7 +84,7 @@ class Watch:
 
     device: Device
     command: str
-    """Prints that in bytes."""
+    """Prints that in bytes, and starts no program: under load that may take seconds, in which more is swapped out."""
     answers: int = 0
     slowest: float = 0
     """Seconds to an answer."""
@@ -107,23 +110,26 @@ class Watch:
         while not self.failed and not self._ended.wait(1):
             start = time.monotonic()
             try:
-                memory = int(ask(self.device, self.command))
-                used = sum(swaps(self.device).values()) * 1024
+                first, *lines = ask(self.device, f"{self.command}; {_READ_SWAPS}").splitlines()
+                memory, used = int(first), sum(_areas(lines).values()) * 1024
             except Exception as error:  # whatever it is, the device did not answer
                 self.failed = f"{type(error).__name__}: {error}"
                 return
             self.answers += 1
-            self.slowest = max(self.slowest, (time.monotonic() - start) / 2)
+            self.slowest = max(self.slowest, time.monotonic() - start)
             if used > self.most_used:
                 self.most_used, self.memory = used, memory
 
 
+_READ_SWAPS = 'while read -r line; do echo "$line"; done </proc/swaps'
+
+
 def memory_of(pid: int) -> str:
     """The command of a Watch: what a process takes."""
-    return f"awk '/^VmRSS/ {{ print $2 * 1024 }}' /proc/{pid}/status"
+    return f"while read -r name kib rest; do [ $name != VmRSS: ] || echo $((kib * 1024)); done </proc/{pid}/status"
 
 
-MEMORY_OF_ZRAM = f"awk '{{ print $3 }}' {ZRAM}/mm_stat"
+MEMORY_OF_ZRAM = f"read -r stored compressed taken rest <{ZRAM}/mm_stat; echo $taken"
 
 
 @dataclass(frozen=True)

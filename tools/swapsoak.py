@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m tools.swapsoak [SECONDS [LOAD…]]: swap on emulated devices, as long on their zram."""
+"""python -m tools.swapsoak [--counted] [SECONDS [LOAD…]]: swap on emulated devices, as long on their zram.
+
+--counted: by a clock that counts instructions (docs/swap.md), for figures that neither the load of this machine nor
+what is dear to QEMU alone changes.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -51,9 +56,9 @@ def repeat(device: Device, memory_command: str, mb: int, seconds: float) -> Run:
     )
 
 
-def soak(name: str, load: Load, seconds: float) -> str:
+def soak(name: str, load: Load, seconds: float, counted: bool) -> str:
     """A line of figures; LoadError where something went wrong."""
-    with boot(load.target, mem_mb=load.mem_mb, root=True) as device:
+    with boot(load.target, mem_mb=load.mem_mb, root=True, counted=counted) as device:
         swapload.push_hog(device, HOG)
         ask(device, "echo 0 > /proc/sys/vm/page-cluster")
         zcache(device, "up")
@@ -77,10 +82,14 @@ def soak(name: str, load: Load, seconds: float) -> str:
 
 
 def main() -> int:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
-    for name in sys.argv[2:] or LOADS:
+    parser = argparse.ArgumentParser(prog="python -m tools.swapsoak")
+    parser.add_argument("--counted", action="store_true", help="time is what instructions take, 4 ns each")
+    parser.add_argument("seconds", nargs="?", type=float, default=SECONDS, help="of each, on this machine's clock")
+    parser.add_argument("loads", nargs="*", metavar="LOAD", help=", ".join(LOADS))
+    asked = parser.parse_args()
+    for name in asked.loads or LOADS:
         try:
-            print(soak(name, LOADS[name], seconds), flush=True)
+            print(soak(name, LOADS[name], asked.seconds, asked.counted), flush=True)
         except LoadError as error:
             print(f"swapsoak: {error}", file=sys.stderr)
             return 1
