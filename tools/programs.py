@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -84,14 +84,14 @@ def copy_pages(device: Device, pid: int, target: str) -> None:
     run_python(device, _COPY, pid, target)
 
 
-def stopped(device: Device) -> Iterator[tuple[str, int]]:
+def stopped(device: Device, programs: Mapping[str, int] = PROGRAMS) -> Iterator[tuple[str, int]]:
     """Names and process ids, one after the other, on a device whose first disk has PACKAGES; zcached is up there."""
     os.environ.update(device.env)
     shell(device, _MOUNT)
     zcache(device, "up")
     transport = cast(Transport, _Chroot(open_transport(device.serial, SECONDS)))
     there = {workload.name: workload for workload in available(transport)}
-    for name, scale in PROGRAMS.items():
+    for name, scale in programs.items():
         if name not in there:
             raise EmulatorError(f"{name}: its programs are not on the disk")
         with running(transport, there[name], scale) as pid:
