@@ -69,7 +69,7 @@ def test_a_program(arm64_root: Device, monkeypatch: pytest.MonkeyPatch, tmp_path
     device, zcache = arm64_root, Zcache({**arm64_root.env, "ANDROID_SERIAL": arm64_root.serial})
     for name, value in device.env.items():
         monkeypatch.setenv(name, value)
-    transport = open_transport(device.serial, 60)
+    transport = open_transport(device.serial, 300)
     workload = next(one for one in WORKLOADS if one.name == "awk" and one in available(transport))
     assert zcache("up").code == 0
     with running(transport, workload, 4) as pid:
