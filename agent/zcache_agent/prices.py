@@ -96,10 +96,10 @@ class Prices:
 
 
 def mean(values: Sequence[int]) -> float | None:
-    """Of all but the longest hundredth, in which something else ran."""
+    """Of all but the longest thousandth, in which something else ran: what comes once in a hundred times is a cost."""
     if not values:
         return None
-    kept = sorted(values)[: max(1, len(values) * 99 // 100)]
+    kept = sorted(values)[: max(1, len(values) * 999 // 1000)]
     return sum(kept) / len(kept)
 
 
@@ -114,7 +114,7 @@ def mean_error(values: Sequence[int]) -> float:
     """Twice the standard error of the mean, in percent of it."""
     if len(values) < 2 or not (mean := statistics.fmean(values)):
         return 0.0
-    kept = sorted(values)[: max(2, len(values) * 99 // 100)]
+    kept = sorted(values)[: max(2, len(values) * 999 // 1000)]
     return float(200 * statistics.stdev(kept) / len(kept) ** 0.5 / mean)
 
 
