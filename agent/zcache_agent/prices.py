@@ -95,11 +95,16 @@ class Prices:
         return Price(mean(compress), mean([ns for _, _, ns in made]), mean_error(compress))
 
 
+def _kept(values: Sequence[int], least: int) -> list[int]:
+    """All but the longest thousandth, in which something else ran: what comes once in a hundred times is a cost."""
+    return sorted(values)[: max(least, len(values) * 999 // 1000)]
+
+
 def mean(values: Sequence[int]) -> float | None:
-    """Of all but the longest thousandth, in which something else ran: what comes once in a hundred times is a cost."""
+    """Of those that are kept."""
     if not values:
         return None
-    kept = sorted(values)[: max(1, len(values) * 999 // 1000)]
+    kept = _kept(values, 1)
     return sum(kept) / len(kept)
 
 
@@ -114,7 +119,7 @@ def mean_error(values: Sequence[int]) -> float:
     """Twice the standard error of the mean, in percent of it."""
     if len(values) < 2 or not (mean := statistics.fmean(values)):
         return 0.0
-    kept = sorted(values)[: max(2, len(values) * 999 // 1000)]
+    kept = _kept(values, 2)
     return float(200 * statistics.stdev(kept) / len(kept) ** 0.5 / mean)
 
 
