@@ -25,6 +25,7 @@ from zcache_agent.simulate import Settings, simulate
 from .emulator import Device, boot
 from .emulator.image import disk_of
 from .programs import MB, PACKAGES, print_table, stopped, zcache
+from .swapload import ZCACHE
 
 TARGET = "arm64"
 POOLS = tuple(itertools.product(("persistent", "ephemeral"), ("lz4", "zstd:3")))
@@ -58,9 +59,8 @@ def replay(device: Device, pool: str, pid: int) -> tuple[float, float]:
 
 
 def record(device: Device, pool: str, pid: int, path: Path) -> Recording:
-    command = [str(Path(sys.executable).with_name("zcache")), "-s", device.serial, "record", pool, str(path)]
     with subprocess.Popen(
-        [*command, "--every", str(EVERY)],
+        [ZCACHE, "-s", device.serial, "record", pool, str(path), "--every", str(EVERY)],
         env=os.environ | device.env,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -18,6 +18,8 @@ from typing import Any, Self
 
 from .emulator import Device
 
+ZCACHE = str(Path(sys.executable).with_name("zcache"))
+"""The agent of this tree."""
 HOG = "/tmp/zc_hog"  # noqa: S108 (on the device)
 ZRAM = "/sys/block/zram0"
 _ANSWER_SECONDS = 120.0
@@ -37,7 +39,7 @@ def ask(device: Device, command: str, timeout: float = _ANSWER_SECONDS) -> str:
 
 def zcache(device: Device, *words: object, timeout: float = 600) -> Any:  # noqa: ANN401 (whatever the document is)
     """What the agent of this tree says, which is one document or nothing."""
-    command = [str(Path(sys.executable).with_name("zcache")), "-s", device.serial, "--json", *map(str, words)]
+    command = [ZCACHE, "-s", device.serial, "--json", *map(str, words)]
     done = subprocess.run(
         command, env=os.environ | device.env, capture_output=True, text=True, timeout=timeout, check=False
     )

@@ -87,6 +87,8 @@ def main() -> int:
     parser.add_argument("seconds", nargs="?", type=float, default=SECONDS, help="of each, on this machine's clock")
     parser.add_argument("loads", nargs="*", metavar="LOAD", help=", ".join(LOADS))
     asked = parser.parse_args()
+    if unknown := set(asked.loads) - LOADS.keys():
+        parser.error(f"no load {' '.join(sorted(unknown))}: there are {', '.join(LOADS)}")
     for name in asked.loads or LOADS:
         try:
             print(soak(name, LOADS[name], asked.seconds, asked.counted), flush=True)

@@ -14,6 +14,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,11 @@ class Live:
         time_us = cpu + 2 * flash / self.flash_mb_s / report.pages
         return Measured(Cost(memory, cpu, flash, time_us), daemon_us, report.pages)
 
+    @cached_property
+    def all_bytes(self) -> int:
+        """Of all its pages."""
+        return self.run(DEFAULTS, None).pages * self.page_size
+
     def _replay(self) -> Report:
         report = replay_process(self.daemon, "live", self.pid, keep=True)
         if not report.passed:
@@ -153,8 +159,7 @@ def _written(stats: dict[str, int]) -> int:
 
 def compare(live: Live, workload: str, goal: Goal, plan: dict[str, Any]) -> Row:
     part = plan["goal"][goal.name].get("limit")
-    all_bytes = live.run(DEFAULTS, None).pages * live.page_size
-    limit = int(part * all_bytes) if part else None
+    limit = int(part * live.all_bytes) if part else None
     words = ["--limit", limit, "--flash-mb-s", live.flash_mb_s] if limit else []
     facts = zcache(live.device, "tune", "--pid", live.pid, "--goal", goal.name, *words)
     config = facts["config"]
@@ -163,7 +168,7 @@ def compare(live: Live, workload: str, goal: Goal, plan: dict[str, Any]) -> Row:
     before, after = (statistics.median(pair[side].daemon_us for pair in rounds) for side in (0, 1))
     gains = [goal.gain(mine.cost, its.cost) for its, mine in rounds]
     gain = facts["gain"]["value"]
-    return Row(workload, goal, config, gain, gains, defaults, recommended, (before, after), all_bytes)
+    return Row(workload, goal, config, gain, gains, defaults, recommended, (before, after), live.all_bytes)
 
 
 def _median(costs: list[Cost]) -> Cost:

@@ -25,7 +25,7 @@ QEMU = "qemu-system-aarch64"
 CPU = "max,pauth-impdef=on"
 _BOOT_SECONDS = 180
 _CPUS = 2
-_COUNTED = ("-smp", "1", "-icount", "shift=2,sleep=on")
+_COUNTED = "shift=2,sleep=on"
 """An instruction takes 2² ns."""
 
 
@@ -188,8 +188,7 @@ def boot(
     adb = server or AdbServer.start()
     port = free_port()
     words = f"zcache.root={int(as_root)} zcache.su={int(su)} zcache.board={int(board)}"
-    command = _command(target, mem_mb, disks, uart, words, port, directory)
-    command += _COUNTED if counted else ()
+    command = _command(target, mem_mb, disks, uart, counted, words, port, directory)
     with (directory / "qemu.log").open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -217,12 +216,13 @@ def check_qemu() -> None:
 
 
 def _command(
-    target: str, mem_mb: int, disks: Sequence[Disk], uart: bool, words: str, port: int, directory: Path
+    target: str, mem_mb: int, disks: Sequence[Disk], uart: bool, counted: bool, words: str, port: int, directory: Path
 ) -> list[str]:
     made = image(TARGETS[target].flavour)
     # QEMU keeps translated code by virtual address: with random ones it translates each program anew at each start.
     append = f"console=ttyAMA0 quiet panic=-1 norandmaps {words}"
-    command = [QEMU, "-M", "virt", "-cpu", CPU, "-smp", str(_CPUS), "-m", f"{mem_mb}M"]
+    command = [QEMU, "-M", "virt", "-cpu", CPU, "-m", f"{mem_mb}M"]
+    command += ["-smp", "1", "-icount", _COUNTED] if counted else ["-smp", str(_CPUS)]
     command += ["-display", "none", "-monitor", "none", "-no-reboot"]
     command += ["-kernel", str(made.kernel), "-initrd", str(made.initramfs), "-append", append]
     command += ["-serial", f"file:{directory / 'console.log'}"]
