@@ -101,12 +101,41 @@ static void warm_all(struct gets *gets, const struct zc_key *key, const struct z
         zc_cold_warm(&gets->reader, &first, live);
 }
 
+static void prefetch_to_read(const char *at, size_t size)
+{
+    for (const char *end = at + size; at < end; at += CACHE_LINE)
+        __builtin_prefetch(at, 0);
+}
+
+/* All of a zpage from memory: the second-level cache can wait for more lines at a time than the first. */
+static void prefetch_from_far(const char *at, size_t size)
+{
+    const char *end = at + zc_min(size, PREFETCH_FAR);
+
+    for (at -= (uintptr_t)at % CACHE_LINE; at < end; at += CACHE_LINE)
+        __builtin_prefetch(at, 0, 2);
+}
+
+static const char *zpage_of(zc_pool *pool, const struct zc_entry *entry)
+{
+    return pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry)).bytes;
+}
+
+/* Of a page that was not looked at ahead: its zpage's lines come all at once, not one after another. */
+static struct zc_entry *find_now(const struct gets *gets, const struct zc_key *key)
+{
+    struct zc_entry *entry = zc_index_find(&gets->locked->index, key->object, key->index);
+
+    if (entry && zc_entry_has_zpage(entry))
+        prefetch_from_far(zpage_of(gets->pool, entry), entry->size);
+    return entry;
+}
+
 static int get_one(struct gets *gets, size_t i, void *page)
 {
     zc_pool *pool = gets->pool;
     const struct zc_key *key = &gets->keys[i];
-    struct zc_entry *entry =
-        gets->entry ? gets->entry : zc_index_find(&gets->locked->index, key->object, key->index);
+    struct zc_entry *entry = gets->entry ? gets->entry : find_now(gets, key);
 
     if (entry && zc_entry_is_written(entry) && !gets->reader.no_alloc)
         entry = fetch(gets, key, entry);
@@ -144,21 +173,6 @@ static int get_one(struct gets *gets, size_t i, void *page)
     return 0;
 }
 
-static void prefetch_to_read(const char *at, size_t size)
-{
-    for (const char *end = at + size; at < end; at += CACHE_LINE)
-        __builtin_prefetch(at, 0);
-}
-
-/* All of a zpage from memory: the second-level cache can wait for more lines at a time than the first. */
-static void prefetch_from_far(const char *at, size_t size)
-{
-    const char *end = at + zc_min(size, PREFETCH_FAR);
-
-    for (at -= (uintptr_t)at % CACHE_LINE; at < end; at += CACHE_LINE)
-        __builtin_prefetch(at, 0, 2);
-}
-
 /* The steps towards a page's bytes, each step's memory being the next one's address. */
 enum step { LEAF = 4, ENTRY = 3, RECORD = 2, BYTES = 1 };
 
@@ -186,7 +200,7 @@ static void take_step(struct gets *gets, struct zc_shard *shard, const struct zc
         pool->alloc_ops->prefetch(pool->alloc, zc_entry_handle(entry));
         return;
     }
-    const char *bytes = pool->alloc_ops->map(pool->alloc, zc_entry_handle(entry)).bytes;
+    const char *bytes = zpage_of(pool, entry);
     if (is_large(shard))
         prefetch_from_far(bytes, entry->size);
     else
