@@ -103,7 +103,7 @@ class Device:
         return self.server.client(timeout).device(self.serial)
 
     def shell(self, command: str, timeout: float = 60) -> Done:
-        done = self.adb(timeout).shell2(command, timeout=timeout)
+        done = self.adb(timeout).shell2(command, timeout=timeout, v2=True)
         return Done(done.returncode, str(done.output))
 
     def push(self, source: Path, path: str, mode: int = 0o755, timeout: float = 120) -> None:
