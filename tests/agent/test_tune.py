@@ -8,6 +8,7 @@ import random
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,17 @@ def test_goals_find_what_they_are_about(goal: str, is_less: Callable[[Cost], flo
     assert not found.keeps_defaults
     assert is_less(found.recommended.cost) < 0.9 * is_less(found.defaults.cost)
     assert found.gain.low > 0.05
+
+
+def test_what_zsmalloc_saves_buys_time_by_leaving_the_poorer_pages_as_they_are() -> None:
+    found = tuned(replace(sampled([900, 200, 200, 200, 200] * 400), in_zbud=None), "speed")
+    assert found.recommended.settings == {
+        "allocator": "zsmalloc",
+        "codec": "lz4:8",
+        "zv_max_zsize": "3/8",
+        "zv_max_mean_zsize": "3/8",
+    }
+    assert found.recommended.outcome.refused == 0.2
 
 
 def test_pages_that_do_not_compress_leave_nothing_to_gain() -> None:

@@ -278,7 +278,16 @@ def _extent_parts(measured: Measured, pages: int) -> Parts:
 
 _SHARES = tuple(
     (Fraction(whole), Fraction(mean))
-    for whole, mean in (("7/8", "5/8"), ("1", "1"), ("7/8", "7/8"), ("3/4", "5/8"), ("5/8", "5/8"), ("1/2", "1/2"))
+    for whole, mean in (
+        ("7/8", "5/8"),
+        ("1", "1"),
+        ("7/8", "7/8"),
+        ("3/4", "5/8"),
+        ("5/8", "5/8"),
+        ("1/2", "1/2"),
+        ("3/8", "3/8"),
+        ("1/4", "1/4"),
+    )
 )
 """Thresholds, of a page; the first are the defaults."""
 WATERMARKS: Sequence[tuple[int, int]] = ((95, 90), (98, 96), (85, 80))
