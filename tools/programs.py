@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from zcache_agent.errors import ZcacheError
 from zcache_agent.transport import open_transport
 from zcache_agent.transport.base import ByteStream, Completed, Transport
 from zcache_agent.workloads import available, running
@@ -117,7 +118,7 @@ def print_table(name: str, columns: str, targets: Iterable[str], prove: Callable
         for target in targets:
             for row in prove(target):
                 print(row.text(), flush=True)
-    except (EmulatorError, swapload.LoadError) as error:
+    except (EmulatorError, swapload.LoadError, ZcacheError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     return 0

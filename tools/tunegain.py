@@ -8,6 +8,7 @@ in turn, puts them once more and gets them back. It writes the figures into docs
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -22,6 +23,7 @@ from zcache_agent.cli.pool import backing_words
 from zcache_agent.control import ControlClient
 from zcache_agent.daemon import Daemon
 from zcache_agent.deploy import Options, up
+from zcache_agent.errors import ZcacheError
 from zcache_agent.replay import Report, replay_process
 from zcache_agent.transport import open_transport
 from zcache_agent.tune.goals import GOALS, Cost, Goal
@@ -228,6 +230,7 @@ def _is_changed(name: str, value: object) -> bool:
 
 
 def main() -> int:
+    argparse.ArgumentParser(prog="python -m tools.tunegain", description=__doc__).parse_args()
     plan = tomllib.loads(PLAN.read_text())
     rows: list[Row] = []
     try:
@@ -235,7 +238,7 @@ def main() -> int:
             for goal in GOALS.values():
                 rows.append(compare(live, name, goal, plan))
                 print(_line(rows[-1], plan["gain"]), file=sys.stderr, flush=True)
-    except (EmulatorError, LoadError) as error:
+    except (EmulatorError, LoadError, ZcacheError) as error:
         print(f"tunegain: {error}", file=sys.stderr)
         return 1
     before, _, rest = DOCUMENT.read_text().partition(BEGIN)
