@@ -51,6 +51,16 @@ class Prices:
         return mean(self._recording.costs.fill)
 
     @cached_property
+    def got_fill(self) -> float | None:
+        """ns of a get of a same-filled page."""
+        return mean(self._recording.costs.got_fill)
+
+    @property
+    def got_fills(self) -> int:
+        """Such gets. They are as many with other settings: what takes no memory need not leave."""
+        return len(self._recording.costs.got_fill)
+
+    @cached_property
     def missed(self) -> float | None:
         """ns of a get that finds nothing."""
         return mean(self._recording.costs.missed)

@@ -100,7 +100,7 @@ class Cpu:
     put_us: float | None
     """Mean of a put, refused ones included."""
     get_us: float | None
-    """Mean of a get that found a page in memory."""
+    """Mean of a get that found a page in memory, same-filled ones included."""
     total_seconds: float | None
     """Of all operations, recompression included."""
     cold_seconds: float | None
@@ -549,17 +549,19 @@ class Simulator:
             (refused, prices.refused or 0.0),
             (fills, prices.fill),
         )
-        get_ns = total((1, codec.decompress), (1, prices.beside_decompression))
+        unpack_ns = total((1, codec.decompress), (1, prices.beside_decompression))
+        get_ns = total((counts.decompressed, unpack_ns), (prices.got_fills, prices.got_fill))
+        gets = counts.decompressed + prices.got_fills
         cold_ns = self._cold(plan, counts)
         parts = (
             put_ns,
-            total((counts.decompressed, get_ns)),
+            get_ns,
             cold_ns,
             total((stats["gets"] - stats["gets_found"], prices.missed), (stats["flush_total"], prices.flushed)),
         )
         return Cpu(
             put_us=put_ns / stats["puts"] / 1000 if put_ns is not None and stats["puts"] else None,
-            get_us=get_ns / 1000 if get_ns is not None else None,
+            get_us=get_ns / gets / 1000 if get_ns is not None and gets else None,
             total_seconds=None if None in parts else sum(part or 0.0 for part in parts) / 1e9,
             cold_seconds=cold_ns / 1e9 if cold_ns is not None else None,
             error_percent=codec.error_percent,

@@ -19,7 +19,8 @@ from tests.agent.test_recording import HEADER, Event, written
 from zcache_agent.daemon import Daemon, find
 from zcache_agent.errors import Usage
 from zcache_agent.pages import PagesClient, Refusal, Run
-from zcache_agent.recording import Kind, Options, Progress, Recording, Writer, header_of, take, tries_of
+from zcache_agent.prices import mean
+from zcache_agent.recording import Costs, Kind, Options, Progress, Recording, Writer, header_of, take, tries_of
 from zcache_agent.simulate import Outcome, Settings, Simulator, simulate
 from zcache_agent.transport.local import LocalTransport
 
@@ -161,6 +162,13 @@ def differs(outcome: Outcome, live: dict[str, int]) -> list[str]:
     return [f"{name}: {is_} is not {was}" for name, (is_, was, few) in compared.items() if not near(is_, was, few)]
 
 
+def mean_get_us(costs: Costs) -> float:
+    """Of pages that were compressed, and of same-filled ones."""
+    assert min(len(costs.got), len(costs.got_fill)) > 100
+    ns = sum(len(took) * (mean(took) or 0) for took in (costs.got, costs.got_fill))
+    return ns / (len(costs.got) + len(costs.got_fill)) / 1000
+
+
 @pytest.mark.minutes(1)
 def test_against_live_pools(local_daemon: Callable[..., Result], zcache: Zcache, tmp_path: Path) -> None:
     daemon = find(LocalTransport(zcache.environment["ZCACHE_DIR"]))
@@ -170,6 +178,7 @@ def test_against_live_pools(local_daemon: Callable[..., Result], zcache: Zcache,
     assert recording.held == 0
     simulator = Simulator(recording)
     assert simulator.codecs() == ["lz4", "zstd:3", "zstd:9"]
+    assert simulator.run().cpu.get_us == pytest.approx(mean_get_us(recording.costs), rel=0.01)
     for name, case in CASES.items():
         outcome = simulator.run(Settings.parse(f"{case.settings} {case.store} {case.params}".split()))
         for last in (False, False, True):
