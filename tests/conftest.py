@@ -13,6 +13,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import REQUIREMENTS
 
+pytest.register_assert_rewrite("tests.native.machine")  # says what differs
+
 # No deadline anywhere: the wall time of a test asserts nothing.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
