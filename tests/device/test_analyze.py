@@ -72,14 +72,16 @@ def test_a_program(arm64_root: Device, monkeypatch: pytest.MonkeyPatch, tmp_path
     transport = open_transport(device.serial, 300)
     workload = next(one for one in WORKLOADS if one.name == "awk" and one in available(transport))
     assert zcache("up").code == 0
-    with running(transport, workload, 4) as pid:
-        assert device.shell(f"kill -STOP {pid}").exit_code == 0
-        predicted = codecs_of(analyzed(zcache, "--pid", pid))
-        pools_take_what_is_predicted(zcache, pid, predicted)
-        pages_in_swap(device, zcache, pid)
-        assert device.shell(f"set -- {pid} 4096\n{PAGES_OF}\nkill -CONT {pid}").exit_code == 0
-    zram_takes_what_is_predicted(device, zcache, device.pull("/tmp/pages"), tmp_path / "pages")
-    assert zcache("down", "--force").code == 0
+    try:
+        with running(transport, workload, 4) as pid:
+            assert device.shell(f"kill -STOP {pid}").exit_code == 0
+            predicted = codecs_of(analyzed(zcache, "--pid", pid))
+            pools_take_what_is_predicted(zcache, pid, predicted)
+            pages_in_swap(device, zcache, pid)
+            assert device.shell(f"set -- {pid} 4096\n{PAGES_OF}\nkill -CONT {pid}").exit_code == 0
+        zram_takes_what_is_predicted(device, zcache, device.pull("/tmp/pages"), tmp_path / "pages")
+    finally:
+        assert zcache("down", "--force").code == 0
 
 
 def pools_take_what_is_predicted(zcache: Zcache, pid: int, predicted: dict[str, dict[str, Any]]) -> None:
@@ -119,24 +121,20 @@ def zram_takes_what_is_predicted(device: Device, zcache: Zcache, pages: bytes, p
 
 
 def zram_is_tuned(device: Device, zcache: Zcache, pages: Path) -> None:
-    """What tune recommends is applied, and beats the defaults as predicted. tools/tuneproof.py has whole programs."""
+    """What tune finds densest is applied, and beats the defaults as predicted. Whether it recommends that hangs on
+    times, which are this machine's here; tools/tuneproof.py has whole programs, and the device's."""
     config = pages.with_suffix(".toml")
-    facts = zcache("--json", "tune", pages, "--for", "zram", "--goal", "density", "--save", config).json
-    assert not facts["keeps_defaults"]
-    taken = {}
-    for point in (facts["defaults"], facts["recommended"]):
-        if not point["recommended"]:
-            config.with_suffix(".other").write_text(
-                f'[kernel.zram]\nalgorithm = "{point["settings"]["algorithm"]}"\ndisksize = "16M"\n'
-            )
-        file = config if point["recommended"] else config.with_suffix(".other")
-        applied = zcache("config", "apply", file)
+    facts = zcache("--json", "tune", pages, "--for", "zram", "--goal", "density").json
+    taken = []
+    for point in (facts["defaults"], min(facts["points"], key=lambda point: point["memory_bytes"]["value"])):
+        config.write_text(f'[kernel.zram]\nalgorithm = "{point["settings"]["algorithm"]}"\ndisksize = "16M"\n')
+        applied = zcache("config", "apply", config)
         assert applied.code == 0, applied.err
         filled = "dd if=/tmp/pages of=/dev/zram0 bs=65536 conv=fsync 2>/dev/null && cat /sys/block/zram0/mm_stat"
-        taken[point["recommended"]] = int(device.shell(f"{filled}; echo 1 >/sys/block/zram0/reset").output.split()[2])
+        taken.append(int(device.shell(f"{filled}; echo 1 >/sys/block/zram0/reset").output.split()[2]))
         predicted = point["memory_bytes"]["value"]
-        assert abs(predicted - taken[point["recommended"]]) <= 0.05 * predicted + 4096 * LAST_FRAMES
-    assert 1 - taken[True] / taken[False] >= 0.1, "of what the goal is about"
+        assert abs(predicted - taken[-1]) <= 0.05 * predicted + 4096 * LAST_FRAMES
+    assert 1 - taken[1] / taken[0] >= 0.1, "of what the goal is about"
 
 
 def test_an_app_of_a_device_without_root(boot_device: Callable[..., Device], tmp_path: Path) -> None:
