@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,8 @@ cp /data/local/tmp/run-as /system/xbin/run-as && chmod 755 /system/xbin/run-as
 """
 CODECS = {"lz4": "lz4", "zstd:3": "zstd"}
 """As zcache and as zram name them."""
+TIMES = {"lz4": (5.0, 1.5), "zstd": (16.0, 5.0)}
+"""µs of a put and of a get."""
 PAGES_OF = r"""
 for range in $(awk '/ rw/ && /heap|anon| 0 *$/ { print $1 }' "/proc/$1/maps"); do
     start=$((0x${range%-*} / $2)) end=$((0x${range#*-} / $2))
@@ -121,20 +124,30 @@ def zram_takes_what_is_predicted(device: Device, zcache: Zcache, pages: bytes, p
 
 
 def zram_is_tuned(device: Device, zcache: Zcache, pages: Path) -> None:
-    """What tune finds densest is applied, and beats the defaults as predicted. Whether it recommends that hangs on
-    times, which are this machine's here; tools/tuneproof.py has whole programs, and the device's."""
-    config = pages.with_suffix(".toml")
-    facts = zcache("--json", "tune", pages, "--for", "zram", "--goal", "density").json
-    taken = []
-    for point in (facts["defaults"], min(facts["points"], key=lambda point: point["memory_bytes"]["value"])):
-        config.write_text(f'[kernel.zram]\nalgorithm = "{point["settings"]["algorithm"]}"\ndisksize = "16M"\n')
-        applied = zcache("config", "apply", config)
+    """What tune recommends is applied, and beats the defaults as predicted. The times that it weighs are FAKES: the
+    copy of the pages is on this machine, not on the device. tools/tuneproof.py has whole programs, and real times."""
+    config, saved = pages.with_suffix(".toml"), pages.with_suffix(".json")
+    analyzed(zcache, pages, "--save", saved)
+    facts = json.loads(saved.read_text())
+    for codec in facts["total"]["codecs"]:
+        codec["put_us"], codec["get_us"] = TIMES[codec["spec"].partition(":")[0]]
+    saved.write_text(json.dumps(facts))
+    facts = zcache("--json", "tune", saved, "--for", "zram", "--goal", "density", "--save", config).json
+    assert not facts["keeps_defaults"]
+    taken = {}
+    for point in (facts["defaults"], facts["recommended"]):
+        if not point["recommended"]:
+            config.with_suffix(".other").write_text(
+                f'[kernel.zram]\nalgorithm = "{point["settings"]["algorithm"]}"\ndisksize = "16M"\n'
+            )
+        file = config if point["recommended"] else config.with_suffix(".other")
+        applied = zcache("config", "apply", file)
         assert applied.code == 0, applied.err
         filled = "dd if=/tmp/pages of=/dev/zram0 bs=65536 conv=fsync 2>/dev/null && cat /sys/block/zram0/mm_stat"
-        taken.append(int(device.shell(f"{filled}; echo 1 >/sys/block/zram0/reset").output.split()[2]))
+        taken[point["recommended"]] = int(device.shell(f"{filled}; echo 1 >/sys/block/zram0/reset").output.split()[2])
         predicted = point["memory_bytes"]["value"]
-        assert abs(predicted - taken[-1]) <= 0.05 * predicted + 4096 * LAST_FRAMES
-    assert 1 - taken[1] / taken[0] >= 0.1, "of what the goal is about"
+        assert abs(predicted - taken[point["recommended"]]) <= 0.05 * predicted + 4096 * LAST_FRAMES
+    assert 1 - taken[True] / taken[False] >= 0.1, "of what the goal is about"
 
 
 def test_an_app_of_a_device_without_root(boot_device: Callable[..., Device], tmp_path: Path) -> None:
