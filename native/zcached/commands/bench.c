@@ -121,8 +121,8 @@ static int walk(struct bench *bench, zc_pool *pool, size_t count, uint64_t end,
     return error;
 }
 
-/* The same pages again as long as the codec's share of the time will do for it: once at least, as the first round takes
- * memory for the pool, which one in use does no more. */
+/* The same pages again as long as the codec's share of the time will do for it. The first round takes memory for the pool,
+ * which one in use does no more, so it gets so little of that share that another one follows. */
 static int walk_rounds(struct bench *bench, zc_pool *pool, struct measured *best)
 {
     uint64_t start = zc_now_ns(), rounds = 1;
