@@ -37,6 +37,7 @@
 #include "alloc/alloc.h"
 #include "alloc/coldest.h"
 #include "base/base.h"
+#include "base/lock.h"
 #include "base/table.h"
 #include "frame/frame.h"
 
@@ -101,7 +102,7 @@ struct zs_zspage {
 _Static_assert(sizeof(struct zs_zspage) == 24, "a record is small");
 
 struct zs_class {
-    pthread_mutex_t filling, lock;
+    struct zc_lock filling, lock; /* of a word each: there are hundreds */
     uint32_t first[ZS_LISTS];
     uint32_t count[ZS_FULL + 1]; /* zspages, [ZS_NONE]: pinned ones */
     uint16_t listed;             /* bit n: list n is not empty */

@@ -149,11 +149,11 @@ int zc_zs_check(void *alloc, struct zc_text *why)
     pthread_mutex_lock(&zs->table_lock);
     for (unsigned class = 0; class < zs->shapes.count && !wrong; class++) {
         uint32_t number;
-        pthread_mutex_lock(&zs->classes[class].lock);
+        zc_lock_take(&zs->classes[class].lock);
         wrong = wrong_in_class(zs, class, &number);
         if (wrong)
             say(why, zs, class, number, wrong);
-        pthread_mutex_unlock(&zs->classes[class].lock);
+        zc_lock_leave(&zs->classes[class].lock);
     }
     pthread_mutex_unlock(&zs->table_lock);
     return wrong ? -EUCLEAN : 0;

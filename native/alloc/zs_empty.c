@@ -42,14 +42,14 @@ static bool isolate_cold(struct zsmalloc *zs, uint32_t number, uint32_t *stamp)
     uint32_t before = *stamp;
     bool is_right = false;
 
-    pthread_mutex_lock(&class->lock);
+    zc_lock_take(&class->lock);
     if (!zs_is_pinned(zs_list(zspage))) {
         *stamp = zs_load(&zspage->stamp);
         is_right = *stamp == before;
     }
     if (is_right)
         zc_zs_pin(zs, number, ZS_COLD);
-    pthread_mutex_unlock(&class->lock);
+    zc_lock_leave(&class->lock);
     return is_right;
 }
 
@@ -119,7 +119,7 @@ static uint32_t isolate_sparse(struct zsmalloc *zs, unsigned class, enum zs_list
     if (!has_chance || atomic_load_explicit(&c->is_hopeless, memory_order_relaxed))
         return 0;
 
-    pthread_mutex_lock(&c->lock);
+    zc_lock_take(&c->lock);
     /* A zspage all of whose slots are used, but that has few frames, may be the one to go. */
     uint32_t number = c->listed ? c->first[__builtin_ctz(c->listed)] : 0;
     if (number && !is_worthwhile(zs, class, number, lent))
@@ -128,7 +128,7 @@ static uint32_t isolate_sparse(struct zsmalloc *zs, unsigned class, enum zs_list
         number = 0;
     if (number)
         zc_zs_pin(zs, number, as);
-    pthread_mutex_unlock(&c->lock);
+    zc_lock_leave(&c->lock);
     return number;
 }
 
@@ -205,11 +205,11 @@ static zc_handle take_isolated(struct zsmalloc *zs, uint32_t number, unsigned sl
 
     if (slot == ZS_NO_SLOT)
         return 0;
-    pthread_mutex_lock(&class->lock);
+    zc_lock_take(&class->lock);
     zspage->used++;
     zs_add(&class->zpages, 1);
     zc_owner_set(zs_head(zs, zspage, slot), ZC_NO_OWNER);
-    pthread_mutex_unlock(&class->lock);
+    zc_lock_leave(&class->lock);
     return zs_handle(number, slot);
 }
 
@@ -219,9 +219,9 @@ static zc_handle take_lent(struct zsmalloc *zs, unsigned class)
     zc_handle handle = 0;
 
     while (!handle && (class = zs_lender(zs, class, most)) != ZS_HUGE) {
-        pthread_mutex_lock(&zs->classes[class].lock);
+        zc_lock_take(&zs->classes[class].lock);
         handle = zc_zs_take(zs, class);
-        pthread_mutex_unlock(&zs->classes[class].lock);
+        zc_lock_leave(&zs->classes[class].lock);
     }
     return handle;
 }
@@ -251,11 +251,11 @@ zc_handle zc_zs_move(void *alloc, zc_handle handle)
     if (zspage->class == ZS_HUGE)
         return 0;
 
-    pthread_mutex_lock(&class->lock);
+    zc_lock_take(&class->lock);
     zc_handle moved = zc_zs_take(zs, zspage->class);
     unsigned used = zspage->used;
     enum zs_list list = zs_list(zspage);
-    pthread_mutex_unlock(&class->lock);
+    zc_lock_leave(&class->lock);
     if (!moved && list > ZS_FULL)
         moved = take_isolated(zs, number, slide(zs, zspage, zs_slot_of(handle), used));
     if (!moved && list == ZS_SPREAD)
@@ -283,17 +283,17 @@ static unsigned shrink(struct zsmalloc *zs, struct zs_zspage *zspage)
     unsigned before = zspage->frames;
     unsigned frames = zs_frames_for(&zs->shapes, zspage->class, slots_used(zs, zspage));
 
-    pthread_mutex_lock(&class->lock);
+    zc_lock_take(&class->lock);
     bool is_changed = zs_list(zspage) != ZS_COLD || zspage->used < zspage->prev;
     if (frames == 0 || frames == before || !is_changed) {
-        pthread_mutex_unlock(&class->lock);
+        zc_lock_leave(&class->lock);
         return 0;
     }
     zs_add(&class->slots, zs_slots_in(&zs->shapes, zspage->class, frames) -
                               zs_slots_in(&zs->shapes, zspage->class, before));
     zs_add(&class->frames, frames - before);
     zspage->frames = (uint8_t)frames;
-    pthread_mutex_unlock(&class->lock);
+    zc_lock_leave(&class->lock);
     zc_extent_shrink(zs->frames, zs_address(zs, zspage), frames, before);
     return before - frames;
 }
@@ -324,10 +324,10 @@ static void chain_and_lock(struct zsmalloc *zs, struct zs_zspage *zspage)
 
     for (;;) {
         used = chain(zs, zspage, &first);
-        pthread_mutex_lock(&class->lock);
+        zc_lock_take(&class->lock);
         if (used == zspage->used)
             break;
-        pthread_mutex_unlock(&class->lock); /* a zpage was freed meanwhile */
+        zc_lock_leave(&class->lock); /* a zpage was freed meanwhile */
     }
     zspage->free = (uint16_t)first;
 }
@@ -355,13 +355,13 @@ size_t zc_zs_release(void *alloc, uint32_t isolated)
         freed = shrink(zs, zspage);
         chain_and_lock(zs, zspage);
     } else {
-        pthread_mutex_lock(&class->lock);
+        zc_lock_take(&class->lock);
     }
     bool is_miss = freed == 0 && zs_list(zspage) != ZS_COLD;
     unsigned frames = zc_zs_unpin(zs, isolated, is_miss);
     if (frames == 0 && is_miss)
         add_miss(class);
-    pthread_mutex_unlock(&class->lock);
+    zc_lock_leave(&class->lock);
     if (frames)
         zc_zs_drop(zs, isolated, frames);
     return freed + frames;

@@ -3,7 +3,6 @@
 #include <errno.h>
 
 #include "alloc/zs.h"
-#include "base/thread.h"
 
 #define SHARE 16u        /* of a class's frames, that part is taken at a time */
 #define LENDER_SHARE 16u /* borrowed slots are larger by that part at most */
@@ -36,10 +35,6 @@ static int zs_create(struct zc_frames *frames, size_t page_size, void **alloc)
     pthread_mutex_init(&zs->table_lock, NULL);
     zc_table_init(&zs->table, sizeof(struct zs_zspage));
     zc_coldest_init(&zs->coldest, frames);
-    for (unsigned i = 0; i < shapes.count; i++) {
-        pthread_mutex_init(&zs->classes[i].filling, NULL);
-        zc_mutex_init_brief(&zs->classes[i].lock);
-    }
     charge(zs, own_bytes(zs));
     *alloc = zs;
     return 0;
@@ -50,10 +45,6 @@ static void zs_destroy(void *alloc)
     struct zsmalloc *zs = alloc;
 
     ZC_ASSERT(zs->table.used == 0);
-    for (unsigned i = 0; i < zs->shapes.count; i++) {
-        pthread_mutex_destroy(&zs->classes[i].filling);
-        pthread_mutex_destroy(&zs->classes[i].lock);
-    }
     zc_coldest_destroy(&zs->coldest);
     pthread_mutex_destroy(&zs->table_lock);
     charge(zs, 0);
@@ -260,11 +251,11 @@ static zc_handle take(struct zsmalloc *zs, unsigned class, uint32_t stamp)
 {
     struct zs_class *c = &zs->classes[class];
 
-    pthread_mutex_lock(&c->lock);
+    zc_lock_take(&c->lock);
     zc_handle handle = zc_zs_take(zs, class);
     if (handle)
         zs_touch(zs_at(zs, zs_number_of(handle)), stamp);
-    pthread_mutex_unlock(&c->lock);
+    zc_lock_leave(&c->lock);
     return handle;
 }
 
@@ -332,7 +323,7 @@ static zc_handle open_slots(struct zsmalloc *zs, uint32_t number, unsigned frame
     for (unsigned slot = first; slot < end; slot++)
         zs_set_free(zs_head(zs, zspage, slot), slot + 1);
 
-    pthread_mutex_lock(&class->lock);
+    zc_lock_take(&class->lock);
     if (end > first) {
         zs_set_next(zs_head(zs, zspage, end - 1), zspage->free);
         zspage->free = (uint16_t)first;
@@ -345,7 +336,7 @@ static zc_handle open_slots(struct zsmalloc *zs, uint32_t number, unsigned frame
         zs_touch(zspage, stamp);
     }
     frames = zc_zs_unpin(zs, number, false);
-    pthread_mutex_unlock(&class->lock);
+    zc_lock_leave(&class->lock);
     if (frames)
         zc_zs_drop(zs, number, frames);
     return handle;
@@ -370,21 +361,21 @@ static zc_handle add(struct zsmalloc *zs, unsigned class, unsigned frames, uint3
     if (!number)
         return 0;
 
-    pthread_mutex_lock(&zs->classes[class].lock);
+    zc_lock_take(&zs->classes[class].lock);
     zs->classes[class].count[ZS_NONE]++;
     zs_at(zs, number)->free = ZS_NO_SLOT;
-    pthread_mutex_unlock(&zs->classes[class].lock);
+    zc_lock_leave(&zs->classes[class].lock);
     return open_slots(zs, number, frames, stamp);
 }
 
 /* Pins the zspage that frames are to be taken for first. 0: there is none. */
 static uint32_t pin_short(struct zsmalloc *zs, struct zs_class *class)
 {
-    pthread_mutex_lock(&class->lock);
+    zc_lock_take(&class->lock);
     uint32_t number = class->first[ZS_SHORT];
     if (number)
         zc_zs_pin(zs, number, ZS_NONE);
-    pthread_mutex_unlock(&class->lock);
+    zc_lock_leave(&class->lock);
     return number;
 }
 
@@ -393,14 +384,14 @@ static zc_handle fill(struct zsmalloc *zs, unsigned class, uint32_t stamp)
 {
     struct zs_class *c = &zs->classes[class];
 
-    pthread_mutex_lock(&c->filling);
+    zc_lock_take(&c->filling);
     zc_handle handle = take(zs, class, stamp);
     if (!handle) {
         unsigned frames = (unsigned)zc_max(zs_load(&c->frames) / SHARE, 1);
         uint32_t number = pin_short(zs, c);
         handle = number ? grow(zs, number, frames, stamp) : add(zs, class, frames, stamp);
     }
-    pthread_mutex_unlock(&c->filling);
+    zc_lock_leave(&c->filling);
     return handle;
 }
 
@@ -415,14 +406,14 @@ static zc_handle malloc_huge(struct zsmalloc *zs, uint32_t stamp)
     struct zs_zspage *zspage = zs_at(zs, number);
     zc_owner_set(&zspage->head, ZC_NO_OWNER);
     zs_touch(zspage, stamp);
-    pthread_mutex_lock(&class->lock);
+    zc_lock_take(&class->lock);
     zspage->frames = 1;
     class->count[ZS_NONE]++;
     zs_add(&class->slots, 1);
     zs_add(&class->frames, 1);
     zs_add(&class->zpages, 1);
     set_list(zs, number, ZS_FULL, false);
-    pthread_mutex_unlock(&class->lock);
+    zc_lock_leave(&class->lock);
     return zs_handle(number, 0);
 }
 
@@ -451,7 +442,7 @@ static void zs_free(void *alloc, zc_handle handle)
     struct zs_class *class = &zs->classes[zspage->class];
     unsigned frames = 0;
 
-    pthread_mutex_lock(&class->lock);
+    zc_lock_take(&class->lock);
     enum zs_list list = zs_list(zspage);
     push(zs, zspage, zs_slot_of(handle));
     if (list < ZS_SPARSE && class->misses > 0) {
@@ -468,7 +459,7 @@ static void zs_free(void *alloc, zc_handle handle)
             settle(zs, number);
         }
     }
-    pthread_mutex_unlock(&class->lock);
+    zc_lock_leave(&class->lock);
     if (frames)
         zc_zs_drop(zs, number, frames);
 }
@@ -531,7 +522,7 @@ static void add_class_stats(struct zsmalloc *zs, unsigned class, struct zc_class
     out->size = shape->size;
     out->frames_per_zspage = shape->frames;
     out->slots_per_zspage = shape->slots;
-    pthread_mutex_lock(&c->lock);
+    zc_lock_take(&c->lock);
     for (unsigned i = 0; i < ZC_FULLNESS; i++)
         out->fullness[i] += c->count[ZS_SPARSEST + i];
     out->fullness[ZC_FULLNESS - 1] += c->count[ZS_FULL];
@@ -541,7 +532,7 @@ static void add_class_stats(struct zsmalloc *zs, unsigned class, struct zc_class
     out->zpages += zs_load(&c->zpages);
     out->frames += zs_load(&c->frames);
     out->freeable += freeable(zs, class);
-    pthread_mutex_unlock(&c->lock);
+    zc_lock_leave(&c->lock);
 }
 
 static size_t zs_class_stats(void *alloc, struct zc_class_stats *out, size_t max)

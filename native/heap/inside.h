@@ -24,7 +24,7 @@
 
 #include <zcache/heap.h>
 
-#include "heap/lock.h"
+#include "base/lock.h"
 #include "heap/uffd.h"
 
 #define ZC_RUN_PAGES 16u /* moved at a time */

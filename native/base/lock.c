@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "heap/lock.h"
+#include "base/lock.h"
 
 #include <errno.h>
 #include <limits.h>

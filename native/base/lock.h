@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A lock and a condition for use in signal handlers too, where pthread's may not be (Drepper, "Futexes
  * are tricky", 2011). */
-#ifndef ZC_HEAP_LOCK_H
-#define ZC_HEAP_LOCK_H
+#ifndef ZC_BASE_LOCK_H
+#define ZC_BASE_LOCK_H
 
 #include <signal.h>
 #include <stdatomic.h>
