@@ -114,6 +114,7 @@ struct put {
     enum zc_refusal refusal;
     struct zc_entry made; /* in no index yet */
     const void *from;     /* bytes that are yet to be copied into the allocator's; NULL: none */
+    struct zc_zpage to;   /* where; as long as it has no owner nobody moves it */
     uint32_t checksum;    /* of them, if made.is_checked */
     uint32_t stamp;
     uint16_t now;
@@ -141,7 +142,8 @@ static enum zc_refusal place(zc_pool *pool, const void *bytes, size_t size, stru
     zc_entry_set_age(&put->made, put->now);
     put->made.size = (uint32_t)size & 0x1fffff;
     put->from = bytes;
-    prefetch_to_write(pool->alloc_ops->map(pool->alloc, handle).bytes, size);
+    put->to = pool->alloc_ops->map(pool->alloc, handle);
+    prefetch_to_write(put->to.bytes, size);
     put->made.is_checked = zc_param(pool, ZC_PARAM_CHECKSUMS) != 0;
     if (put->made.is_checked)
         put->checksum = zc_checksum(bytes, size);
@@ -232,15 +234,14 @@ static int refuse(zc_pool *pool, struct zc_shard *shard, const struct zc_key *ke
 }
 
 /* The zpage to its place. Returns what its owner is to be written to; NULL: there is no zpage. */
-static struct zc_zhead *write_zpage(zc_pool *pool, const struct put *put)
+static struct zc_zhead *write_zpage(const struct put *put)
 {
     if (!put->from)
         return NULL;
 
-    struct zc_zpage zpage = pool->alloc_ops->map(pool->alloc, zc_entry_handle(&put->made));
-    memcpy(zpage.bytes, put->from, put->made.size);
-    zpage.head->checksum = put->checksum;
-    return zpage.head;
+    memcpy(put->to.bytes, put->from, put->made.size);
+    put->to.head->checksum = put->checksum;
+    return put->to.head;
 }
 
 /* The last: the page is in its place, then in the index. */
@@ -252,7 +253,7 @@ static int put_finish(zc_pool *pool, const struct put *put)
 
     if (put->refusal)
         return refuse(pool, shard, key, put->refusal);
-    struct zc_zhead *head = write_zpage(pool, put);
+    struct zc_zhead *head = write_zpage(put);
 
     zc_shard_lock(shard);
     if (pool->dead) {
