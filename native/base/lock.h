@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A lock and a condition for use in signal handlers too, where pthread's may not be (Drepper, "Futexes
- * are tricky", 2011). */
+/* A lock and a condition of one word and of two: for where there are hundreds, and in signal handlers, where
+ * pthread's may not be used (Drepper, "Futexes are tricky", 2011). Zeroed, they are ready. */
 #ifndef ZC_BASE_LOCK_H
 #define ZC_BASE_LOCK_H
 
@@ -17,8 +17,7 @@ struct zc_change {
     _Atomic uint32_t waiters;
 };
 
-/* Who takes a lock outside of a handler blocks all signals first, and restores them after: a handler may
- * want it, too. */
+/* Who takes a lock that a handler may want blocks all signals first, and restores them after. */
 void zc_signals_block(sigset_t *before);
 void zc_signals_restore(const sigset_t *before);
 
