@@ -256,6 +256,8 @@ def _pool_steps(config: Config, state: State, keys: set[str]) -> Iterator[str]:
         words |= {"path": pool.backing, "layout": pool.backing_layout}
         if pool.backing_size is not None:
             words["size"] = keys_of(Pool)["backing_size"].kind.text(pool.backing_size, state.facts)
+        if pool.backing is not None and config.swap.pool == name:
+            words["reset"] = "stale"  # what was swapped out before the device restarted is nobody's
         value = " ".join(f"{key}={value}" for key, value in words.items() if value is not None)
         keys.discard(f"pools.{name}.codec")
         yield f"make\tpools/{name}/kind\tpools/create {value}\tpools/{name}/destroy 1"

@@ -86,6 +86,7 @@ struct zc_backing_config {
     const void *codecs;   /* the caller's own, what the numbers of codecs mean; of a new store */
     size_t codecs_size;   /* ZC_CODECS_MAX_BYTES at most */
     bool reset;           /* make it new, whatever is there */
+    bool reset_stale;     /* make it new where it would be -ESTALE */
     bool must_be_direct;  /* refuse a medium whose pages go through the page cache: for swap */
     const char *proc_dir; /* where the boot's id is read; NULL: "/proc" */
     struct zc_frames *frames; /* told of the memory used, see zc_frames_charge(); NULL: nobody is */

@@ -291,6 +291,25 @@ int zc_super_write(struct zc_backing *backing)
     return error;
 }
 
+/* The store that is there. -ENOENT: one is to be made. */
+static int find(struct zc_backing *backing, const struct beginning *beginning,
+                const struct zc_backing_config *config, const char *boot_id, struct zc_text *why)
+{
+    if (config->reset || is_blank(beginning))
+        return -ENOENT;
+    int error = check_found(backing, beginning, config, boot_id, why);
+    if (error == -ESTALE && config->reset_stale) {
+        zc_text_free(why);
+        return -ENOENT;
+    }
+    if (error)
+        return error;
+    backing->super = *newest(beginning);
+    zc_geometry(backing->super.size, backing->super.layout, backing->super.page_size,
+                &backing->geometry);
+    return 0;
+}
+
 static int find_or_make(struct zc_backing *backing, const struct zc_backing_config *config,
                         struct beginning *beginning, struct zc_text *why)
 {
@@ -303,16 +322,9 @@ static int find_or_make(struct zc_backing *backing, const struct zc_backing_conf
     error = zc_medium_read(medium, medium->meta, beginning->bytes, (size_t)beginning->size, 0);
     if (error)
         return error;
-    if (config->reset || is_blank(beginning)) {
+    error = find(backing, beginning, config, boot_id, why);
+    if (error == -ENOENT)
         error = make_new(backing, config, why);
-    } else {
-        error = check_found(backing, beginning, config, boot_id, why);
-        if (!error) {
-            backing->super = *newest(beginning);
-            zc_geometry(backing->super.size, backing->super.layout, backing->super.page_size,
-                        &backing->geometry);
-        }
-    }
     if (error)
         return error;
 

@@ -34,6 +34,19 @@ static int take_size(const char *value, size_t len, uint64_t *out)
     return zc_parse_size(text, 0, out);
 }
 
+static int take_reset(const char *value, size_t len, enum zc_backing_reset *out)
+{
+    static const char *const names[] = {"0", "1", "stale"}; /* as numbered */
+
+    for (unsigned i = 0; i < 3; i++) {
+        if (strlen(names[i]) == len && memcmp(value, names[i], len) == 0) {
+            *out = (enum zc_backing_reset)i;
+            return 0;
+        }
+    }
+    return -EINVAL;
+}
+
 /* One KEY=VALUE. */
 static int take_word(struct zc_backing_request *request, const char *word, size_t len)
 {
@@ -57,7 +70,7 @@ static int take_word(struct zc_backing_request *request, const char *word, size_
     case 2:
         return take_size(value, len, &backing->size);
     case 3:
-        return take_switch(value, len, &backing->reset);
+        return take_reset(value, len, &backing->reset);
     default:
         return take_switch(value, len, &backing->must_be_direct);
     }
@@ -73,7 +86,7 @@ int zc_parse_backing(const char *value, struct zc_backing_request *request, stru
         if (take_word(request, value, len) != 0) {
             zc_text_add(why,
                         "backing: '%.*s' is not path=PATH, layout=packed, layout=in_place, "
-                        "size=SIZE, reset=1 or direct=1",
+                        "size=SIZE, reset=1, reset=stale or direct=1",
                         (int)len, value);
             return -EINVAL;
         }

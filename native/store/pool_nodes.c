@@ -463,7 +463,7 @@ static const struct zc_node pool_nodes[] = {
     {.name = "backing",
      .type = ZC_NODE_TEXT,
      .unit = "",
-     .range = "path=PATH [layout=packed|in_place] [size=SIZE] [reset=1] [direct=1], or none",
+     .range = "path=PATH [layout=packed|in_place] [size=SIZE] [reset=1|stale] [direct=1], or none",
      .deflt = "none",
      .meaning = "where pages go when their frames are wanted; those that a pool of this name left "
                 "there come back",

@@ -227,6 +227,20 @@ def test_a_boots_plan_names_all_settings(tmp_path: Path) -> None:
     ]
 
 
+def test_a_boot_gives_up_what_was_swapped_out_before_a_power_cut(tmp_path: Path) -> None:
+    """Of another pool somebody has to decide."""
+    file = tmp_path / "device.toml"
+    file.write_text(
+        '[pools.swap]\nkind = "persistent"\nbacking = "/dev/vdb"\nbacking_layout = "in_place"\n'
+        '[pools.mine]\nkind = "persistent"\nbacking = "/data/mine"\n[swap]\nsize = "64M"\npool = "swap"\n'
+    )
+    made = [line.split("\t")[2] for line in boot_plan(load(file), State({"/page": "4096"})) if "pools/create" in line]
+    assert made == [
+        "pools/create name=swap kind=persistent path=/dev/vdb layout=in_place reset=stale",
+        "pools/create name=mine kind=persistent path=/data/mine",
+    ]
+
+
 # ---- the script ----
 
 

@@ -155,6 +155,30 @@ def test_after_a_kill_another_boot_finds_a_stale_store(tmp_path: Path) -> None:
     second.stop()
 
 
+def test_a_store_of_another_boot_may_be_given_up(tmp_path: Path) -> None:
+    """As that of swap is: by `reset=stale` a stale one is made anew, and one that is not is as it was."""
+    path, more = tmp_path / "store", "size=16M reset=stale"
+    first = start("host", tmp_path / "run")
+    pool = first.pool("swap")
+    assert backing(first, path, more=more) == "OK 0\n"
+    fill(first, pool)
+    assert first.ask("set pools/swap/writeback all") == "OK 0\n"
+    kill(first)
+
+    second = start("host", tmp_path / "run")
+    pool = second.pool("swap")
+    assert backing(second, path, more=more) == "OK 0\n"
+    assert missing(second, pool) == set(range(0, COUNT, 10)), "same-filled pages were in memory"
+    kill(second)
+
+    third = start_on_another_boot(tmp_path / "run")
+    pool = third.pool("swap")
+    assert backing(third, path, more=more) == "OK 0\n"
+    assert missing(third, pool) == set(range(COUNT))
+    assert backing(third, path, more="reset=new").startswith("ERR EINVAL ")
+    third.stop()
+
+
 def test_a_full_store_leaves_pages_in_memory(host_daemon: Daemon, tmp_path: Path) -> None:
     pool = host_daemon.pool("swap")
     count = 6000

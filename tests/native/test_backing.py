@@ -721,6 +721,19 @@ def test_only_a_clean_stop_outlives_the_boot(tmp_path: Path, new_store: Callable
     )
     boot_id.unlink()
     assert store.open().startswith("err ESTALE"), "what boot this is, nobody knows"
+    store.durable.clear()
+    store.start("reset=stale")
+
+
+def test_only_a_stale_store_is_made_anew_for_being_stale(new_store: Callable[..., Store]) -> None:
+    store = new_store()
+    store.start("reset=stale")
+    write(store, {(1, 1): a_record(store, 1)})
+    store.new_driver()
+    store.start("reset=stale")
+    store.close("clean")
+    store.path.write_bytes(b"something else" * 1000)
+    assert store.open("reset=stale").startswith("err EEXIST")
 
 
 def test_swap_needs_a_direct_medium(new_store: Callable[..., Store]) -> None:

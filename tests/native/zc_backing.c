@@ -4,7 +4,7 @@
  * knows by key where a page's record is. The system calls below the store can be made to fail, or
  * be the last thing this process does.
  *
- *   open PATH packed|in_place PAGE_SIZE SIZE POOL CODECS [reset] [direct] [proc=DIR]
+ *   open PATH packed|in_place PAGE_SIZE SIZE POOL CODECS [reset] [reset=stale] [direct] [proc=DIR]
  *                                    ok | err NAME WHY
  *   recover [REFUSED…]               found OBJECT:INDEX:PAGES:LIVE:SIZE:SEED:CODEC:FLAGS …; SEED is -
  *                                    for one that cannot be read; OBJECT:INDEX of those refused
@@ -178,6 +178,7 @@ static void command_open(struct driver *driver, const struct words *words)
 
     for (size_t i = 7; i < words->count; i++) {
         config.reset |= strcmp(words->word[i], "reset") == 0;
+        config.reset_stale |= strcmp(words->word[i], "reset=stale") == 0;
         config.must_be_direct |= strcmp(words->word[i], "direct") == 0;
         if (strncmp(words->word[i], "proc=", 5) == 0)
             config.proc_dir = words->word[i] + 5;

@@ -106,15 +106,18 @@ def destroyed_if_refused(control: ControlClient, name: str, *, made: bool) -> It
         raise
 
 
-def backing_words(path: str, layout: str | None, size: str | None, *, reset: bool = False, direct: bool = False) -> str:
-    """As the tree takes a backing store."""
+def backing_words(
+    path: str, layout: str | None, size: str | None, *, reset: bool = False, stale: bool = False, direct: bool = False
+) -> str:
+    """As the tree takes a backing store. It is made anew: `reset`, whatever is there; `stale`, if it is of this pool
+    and was not closed before the device restarted."""
     if not path or re.search(r"\s", path):
         raise Usage(f"{path!r}: a backing store's path has no spaces in it", hint="e.g. /dev/vdb, /data/zcache.store")
     return _words(
         path=path,
         layout=layout,
         size=size,
-        reset="1" if reset else None,
+        reset="1" if reset else "stale" if stale else None,
         direct="1" if direct else None,
     )
 

@@ -73,10 +73,9 @@ def _make_pool(control: ControlClient, name: str, backing: str | None, size: str
     words = f"name={name} kind=persistent allocator=zsmalloc"
     if backing is not None:
         of_file = None if backing.startswith("/dev/") else size
-        words += " " + backing_words(backing, "in_place", of_file, reset=reset, direct=True)
+        words += " " + backing_words(backing, "in_place", of_file, reset=reset, stale=True, direct=True)
     ways_out = {
         "EEXIST": "--reset overwrites what is there",
-        "ESTALE": "--reset gives up what is there",
         "ENOTSUP": "a block device, or a file system with O_DIRECT",
     }
     with hints(**ways_out):

@@ -255,6 +255,13 @@ struct zc_reclaimed {
 ZC_API int zc_pool_reclaim(zc_pool *pool, size_t frames, zc_evict *evict, void *arg,
                            struct zc_reclaimed *out);
 
+/* When a backing store is made anew, although something is there. */
+enum zc_backing_reset {
+    ZC_RESET_NEVER,
+    ZC_RESET_ALWAYS, /* whatever it is */
+    ZC_RESET_STALE,  /* what would else be -ESTALE: this pool's own, of an earlier boot */
+};
+
 /* Where a persistent pool's pages go when their frames are wanted. */
 struct zc_pool_backing {
     const char *path; /* a file, or a block device */
@@ -262,7 +269,7 @@ struct zc_pool_backing {
         *layout;   /* "packed": as they are compressed; "in_place": page i of the pool's one object
                       uncompressed at i * page_size. NULL: "packed" */
     uint64_t size; /* bytes: a file is made, or extended, to that; 0: as large as it is */
-    int reset;     /* make it new, whatever is in it */
+    enum zc_backing_reset reset;
     int must_be_direct; /* refuse one that would be read and written through the page cache */
 };
 
