@@ -41,7 +41,8 @@ struct measured {
     size_t pages, kept; /* kept: in the store, to be got */
     uint64_t bytes;     /* of zpages, none counted larger than its page */
     uint64_t poor;      /* zpages larger than 7/8 of a page */
-    uint64_t put_ns, get_ns;
+    unsigned rounds;
+    uint64_t put_ns, get_ns; /* of the fastest */
 };
 
 static int complain(int error, const char *what, const char *value, int code)
@@ -125,13 +126,13 @@ static int walk(struct bench *bench, zc_pool *pool, size_t count, uint64_t end,
  * which one in use does no more, so it gets so little of that share that another one follows. */
 static int walk_rounds(struct bench *bench, zc_pool *pool, struct measured *best)
 {
-    uint64_t start = zc_now_ns(), rounds = 1;
+    uint64_t start = zc_now_ns();
     int error = walk(bench, pool, bench->samples.count, start + bench->share_ns / 4, best);
 
-    for (; !error && rounds < ROUNDS; rounds++) {
+    for (best->rounds = 1; !error && best->rounds < ROUNDS; best->rounds++) {
         struct measured again = {0};
         uint64_t spent = zc_now_ns() - start;
-        if (spent + spent / rounds > bench->share_ns)
+        if (spent + spent / best->rounds > bench->share_ns)
             break;
         error = walk(bench, pool, best->pages, UINT64_MAX, &again);
         if (error)
@@ -192,8 +193,8 @@ static void print_measured(const struct bench *bench, const char *codec,
 {
     double bytes = (double)measured->pages * (double)bench->samples.page_size;
 
-    printf("{\"spec\": \"%s\", \"pages\": %zu, \"ratio\": %.3f, ", codec, measured->pages,
-           bytes / (double)measured->bytes);
+    printf("{\"spec\": \"%s\", \"pages\": %zu, \"rounds\": %u, \"ratio\": %.3f, ", codec,
+           measured->pages, measured->rounds, bytes / (double)measured->bytes);
     print_mean("put_us", measured->put_ns, measured->pages);
     print_mean("get_us", measured->get_ns, measured->kept);
     printf("\"refused\": %" PRIu64 "}", measured->poor);
