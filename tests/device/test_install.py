@@ -39,6 +39,9 @@ swappiness = 120
 """
 
 
+BACKED = SETTINGS.replace("[swap]", 'backing = "/dev/vdb"\nbacking_layout = "in_place"\n[swap]')
+
+
 @pytest.fixture
 def command_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Device], Quick]:
     def use(device: Device) -> Quick:
@@ -79,12 +82,15 @@ class TestBoard:
     def test_a_board_restarts(
         self, boot_device: Callable[..., Device], command_on: OnDevice, tmp_path: Path, settings: Path
     ) -> None:
-        disk = tmp_path / "disk"
-        disk.touch()
-        os.truncate(disk, DISK_MB << 20)
+        """Its power is cut: of what was swapped out the backing store has nothing that anybody could want."""
+        settings.write_text(BACKED)
+        disks = [tmp_path / "disk", tmp_path / "swap"]
+        for disk in disks:
+            disk.touch()
+            os.truncate(disk, DISK_MB << 20)
 
         def boot() -> tuple[Device, Quick]:
-            device = boot_device("arm64-root", disks=[KeptDisk(disk)], board=True)
+            device = boot_device("arm64-root", disks=[KeptDisk(disk) for disk in disks], board=True)
             return device, command_on(device)
 
         device, zcache = boot()
@@ -105,6 +111,7 @@ class TestBoard:
         until(lambda: zcache("status").code == 0, "zcached does not run after the restart")
         until(lambda: f"{settings.name} says" in zcache("config", "diff", settings).out, "its settings are not applied")
         assert "/dev/ublkb0" in device.shell("cat /proc/swaps").output
+        assert "path=/dev/vdb" in zcache("cat", "pools/swap/backing").out
         pid = zcache("--json", "status").json["pid"]
         assert device.shell(f"cat /proc/{pid}/oom_score_adj").output.strip() in ("-800", "-1000")
         stopped = device.shell("/etc/init.d/S19zcached stop", SECONDS)
