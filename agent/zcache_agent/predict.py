@@ -86,7 +86,7 @@ class _Used:
 class Zsmalloc:
     """zcache's: of a zspage the frames are taken as they are needed, a 16th of the class's at a time."""
 
-    FEW = SHARE = LENDER_SHARE = 16
+    SHARE = 16
 
     def __init__(self, page_size: int, classes: Sequence[SizeClass]) -> None:
         """The classes from the smallest slots up; the last is that of whole frames."""
@@ -95,30 +95,16 @@ class Zsmalloc:
         self._sizes = [shape.size for shape in classes[:-1]]
 
     def add(self, size: int) -> int:
-        slot = size + HEAD_BYTES
-        number = bisect_left(self._sizes, slot)
+        number = bisect_left(self._sizes, size + HEAD_BYTES)
         of = self._classes[number]
         if number == len(self._sizes):
             of.frames += 1
             of.zspages += 1
             return self._page_size
         if of.free == 0:
-            of = self._lender(number, slot) or of
-        if of.free == 0:
             self._fill(of)
         of.free -= 1
         return of.shape.size
-
-    def _lender(self, number: int, slot: int) -> _Used | None:
-        """A class of few frames may use slots that are hardly larger."""
-        if self._classes[number].frames >= self.FEW:
-            return None
-        for of in self._classes[number + 1 : -1]:
-            if of.shape.size > slot + slot // self.LENDER_SHARE:
-                break
-            if of.free:
-                return of
-        return None
 
     def _fill(self, of: _Used) -> None:
         shape = of.shape

@@ -47,7 +47,7 @@
 #define ZS_ALIGN 8u         /* bytes: a slot's size and address */
 #define ZS_HUGE 0u          /* the class */
 #define ZS_NO_SLOT 0xffffu  /* ends a chain */
-#define ZS_FEW 16u          /* frames: a class that has fewer may use slots of others */
+#define ZS_FEW 16u          /* frames: a class that has fewer may be emptied into slots of others */
 #define ZS_FREE 0xfffffffeu /* in a free slot's owner[0]; owner[1] is the next one */
 
 _Static_assert(ZS_FREE > ZC_OWNER_HIGH_MAX && ZS_FREE != ZC_NO_OWNER >> 32, "told from all owners");

@@ -5,7 +5,7 @@
 #include "alloc/zs.h"
 
 #define SCAN 256u /* records looked at under one lock */
-/* Borrowed slots are larger by that part at most: more than a new zpage may waste, since a frame goes. */
+/* Borrowed slots are larger by that part at most: they are free anyway, and a frame goes. */
 #define LENDER_SHARE 4u
 
 static uint32_t count_zspages(void *alloc)

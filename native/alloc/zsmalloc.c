@@ -4,8 +4,7 @@
 
 #include "alloc/zs.h"
 
-#define SHARE 16u        /* of a class's frames, that part is taken at a time */
-#define LENDER_SHARE 16u /* borrowed slots are larger by that part at most */
+#define SHARE 16u /* of a class's frames, that part is taken at a time */
 #define WITH_ROOM ((1u << ZS_SHORT) - (1u << ZS_SPARSEST)) /* lists whose zspages have free slots */
 
 static void charge(struct zsmalloc *zs, size_t bytes)
@@ -259,19 +258,6 @@ static zc_handle take(struct zsmalloc *zs, unsigned class, uint32_t stamp)
     return handle;
 }
 
-/* A slot that is hardly larger, before a class of few frames takes another one. */
-static zc_handle borrow(struct zsmalloc *zs, unsigned class, size_t size, uint32_t stamp)
-{
-    size_t slot = size + ZC_ZHEAD_BYTES, most = slot + slot / LENDER_SHARE;
-    zc_handle handle = 0;
-
-    if (zs_load(&zs->classes[class].frames) >= ZS_FEW)
-        return 0;
-    while (!handle && (class = zs_lender(zs, class, most)) != ZS_HUGE)
-        handle = take(zs, class, stamp);
-    return handle;
-}
-
 /* A zspage without frames, pinned. 0: no memory for its record. */
 static uint32_t add_zspage(struct zsmalloc *zs, unsigned class, const void *address)
 {
@@ -427,11 +413,7 @@ static zc_handle zs_malloc(void *alloc, size_t size, uint32_t stamp)
         return malloc_huge(zs, stamp);
 
     zc_handle handle = take(zs, class, stamp);
-    if (!handle)
-        handle = borrow(zs, class, size, stamp);
-    if (!handle)
-        handle = fill(zs, class, stamp);
-    return handle;
+    return handle ? handle : fill(zs, class, stamp);
 }
 
 static void zs_free(void *alloc, zc_handle handle)

@@ -36,7 +36,8 @@ def test_classes_waste_little(page_size: int) -> None:
     classes = [tuple(map(int, line.split())) for line in run("host", "classes", page_size)]
     *shared, huge = classes
     assert huge == (page_size, 1, 1)
-    assert shared[0][0] == max(page_size // 512, 32)
+    step = max(page_size // 512, 8)
+    assert 32 <= shared[0][0] <= 32 + 4 * step
     assert shared[-1][1:] == (8, 9)  # the closest to one frame a zpage that 8 frames allow
     for size, frames, slots in shared:
         assert size % 8 == 0
@@ -45,7 +46,7 @@ def test_classes_waste_little(page_size: int) -> None:
         assert 0 <= frames * page_size - size * slots < 8 * slots
     for (smaller, *shape), (larger, *other) in pairwise(shared):
         assert shape != other
-        assert 0 < larger - smaller <= max(page_size // 512 + 8, smaller // 14)
+        assert 4 * step <= larger - smaller <= max(5 * step + 8, smaller // 12)
 
 
 @pytest.mark.parametrize("page_size", PAGE_SIZES)
@@ -56,7 +57,7 @@ def test_zspages_of_every_class(config: str, page_size: int) -> None:
 
 def test_check_names_what_is_broken() -> None:
     (line,) = run("host", "broken", 4096)
-    assert line == "zsmalloc, slots of 1056 bytes, zspage 1: zpages are not as many as counted"
+    assert line == "zsmalloc, slots of 1072 bytes, zspage 1: zpages are not as many as counted"
 
 
 @pytest.mark.parametrize(("count", "least"), [(1000, 0.8), (10000, 0.94), (100000, 0.96)])

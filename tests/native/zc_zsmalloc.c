@@ -419,14 +419,17 @@ static void test_huge(struct test *test, const struct class *largest)
     drop_all(test);
 }
 
-/* A class of few frames uses a slot that is hardly larger. */
+/* A class of few frames is emptied into slots that are hardly larger. */
 static void test_borrowing(struct test *test, const struct class *class, const struct class *larger)
 {
     if (larger->slot - class->slot > class->size / 16 || larger->slot > test->page_size / 2)
         return;
     put(test, 0, larger->size);
     put(test, 1, class->size);
-    CHECK(count_frames(test) == 1);
+    CHECK(count_frames(test) == 2);
+    CHECK(compact(test) == 1);
+    verify(test, 0);
+    verify(test, 1);
     drop_all(test);
 }
 
