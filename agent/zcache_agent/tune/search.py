@@ -22,6 +22,10 @@ LIKELY = 0.9
 """Of the draws lie between low and high."""
 _FINE, _FINE_CPU = 0.005, 0.02
 """Of all pages' bytes, and of the defaults' CPU: less is no reason to prefer anything."""
+_PLAIN = 0.005
+"""Of what the goal makes least, by the defaults: less is no reason to change more settings."""
+_OFF = 0.01
+"""Of memory: so far a prediction may be off, and what is closer to a bound be over it."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ def search(
     shown = [_with_draws(point, draws, scene) for point in frontier(points, defaults, scene)]
     shown = [defaults if point.candidate is defaults.candidate else point for point in shown]
     allowed = [point for point in shown if _surely_allowed(goal, point, defaults, scene)]
-    best = min(allowed, key=lambda point: _aim(goal, point, defaults, scene), default=defaults)
+    best = _plainest(goal, allowed, defaults) if allowed else defaults
     recommended = best if gain(goal, best, defaults).low > 0 else defaults
     return Result(goal, scene, len(points), defaults, shown, recommended, best, measured, conditions)
 
@@ -229,18 +233,24 @@ def _with_draws(point: Point, draws: Draws, scene: Scene) -> Point:
 
 
 def _surely_allowed(goal: Goal, point: Point, defaults: Point, scene: Scene) -> bool:
-    """As measured, and by most of the samples that might have been taken."""
-    if not goal.allows(point.cost, defaults.cost, scene.all_bytes):
+    """As measured, though memory were somewhat more, and by most of the samples that might have been taken."""
+    is_certain = point is defaults or point.cost.flash > 0  # where pages leave, a limit says how much memory there is
+    dearer = point.cost._replace(memory=point.cost.memory * (1 if is_certain else 1 + _OFF))
+    if not goal.allows(dearer, defaults.cost, scene.all_bytes):
         return False
     pairs = zip(point.draws, defaults.draws, strict=True)
     within = sum(goal.allows(mine, its, scene.all_bytes) for mine, its in pairs)
     return within >= LIKELY * len(point.draws)
 
 
-def _aim(goal: Goal, point: Point, defaults: Point, scene: Scene) -> tuple[float, ...]:
-    """Rounded as the frontier is; of what is as good the fastest."""
-    cost, base = (scene.rounded(one.cost, defaults.cost) for one in (point, defaults))
-    return (goal.least(cost, base), cost.time, cost.memory)
+def _plainest(goal: Goal, points: Sequence[Point], defaults: Point) -> Point:
+    """Of those that are as good as the best the one that changes least; of such the fastest."""
+    aims = [goal.least(point.cost, defaults.cost) for point in points]
+    enough = min(aims) + _PLAIN * goal.least(defaults.cost, defaults.cost)
+    good = [point for point, aim in zip(points, aims, strict=True) if aim <= enough]
+    return min(
+        good, key=lambda point: (point.candidate.changes(defaults.candidate), point.cost.time, point.cost.memory)
+    )
 
 
 # ---- in words ----
