@@ -203,6 +203,16 @@ def test_a_bound_on_memory_is_not_run_up_to(memory: int, codec: str | None) -> N
     assert chosen("speed", made_up("lz4:8", memory, 8)) == codec
 
 
+@pytest.mark.parametrize(("memory", "codec"), [(133_000, "lz4:8"), (136_000, None)])
+def test_nor_where_what_the_defaults_take_is_between_two_watermarks(memory: int, codec: str | None) -> None:
+    """Of 150 000: 138 750 on average, and their pages go to flash. Those of lz4:8 need not."""
+    made = [made_up("lz4", 200_000, 10, allocator="zbud", defaults=True), made_up("lz4:8", memory, 8)]
+    limited = [replace(one, limit=150_000, watermarks=(95, 90), to_flash="packed") for one in made]
+    found = search(limited, sampled([1000] * 100), Conditions(50.0, 150_000), GOALS["flash"])
+    assert found.defaults.cost.memory == 138_750
+    assert (None if found.keeps_defaults else found.recommended.settings["codec"]) == codec
+
+
 def test_pages_that_do_not_compress_leave_nothing_to_gain() -> None:
     found = tuned(sampled([PAGE] * 500, 5000), "density")
     assert found.keeps_defaults

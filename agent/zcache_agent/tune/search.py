@@ -24,8 +24,9 @@ _FINE, _FINE_CPU = 0.005, 0.02
 """Of all pages' bytes, and of the defaults' CPU: less is no reason to prefer anything."""
 _PLAIN = 0.005
 """Of what the goal makes least, by the defaults: less is no reason to change more settings."""
-_OFF = 0.01
-"""Of memory: so far a prediction may be off, and what is closer to a bound be over it."""
+_OFF, _OFF_AT_LIMIT = 0.01, 0.03
+"""Of memory: so far a prediction may be off, and what is closer to a bound be over it. The second where pages of the
+defaults leave: then they take something between two watermarks."""
 
 
 @dataclass(frozen=True)
@@ -232,10 +233,15 @@ def _with_draws(point: Point, draws: Draws, scene: Scene) -> Point:
     return replace(point, draws=draws.costs(point.candidate, scene))
 
 
+def _memory_off(point: Point, defaults: Point) -> float:
+    if point is defaults or point.cost.flash > 0:  # its pages leave, too: by the same limit
+        return 0.0
+    return _OFF_AT_LIMIT if defaults.cost.flash > 0 else _OFF
+
+
 def _surely_allowed(goal: Goal, point: Point, defaults: Point, scene: Scene) -> bool:
     """As measured, though memory were somewhat more, and by most of the samples that might have been taken."""
-    is_certain = point is defaults or point.cost.flash > 0  # where pages leave, a limit says how much memory there is
-    dearer = point.cost._replace(memory=point.cost.memory * (1 if is_certain else 1 + _OFF))
+    dearer = point.cost._replace(memory=point.cost.memory * (1 + _memory_off(point, defaults)))
     if not goal.allows(dearer, defaults.cost, scene.all_bytes):
         return False
     pairs = zip(point.draws, defaults.draws, strict=True)
