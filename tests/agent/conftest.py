@@ -58,7 +58,7 @@ class Zcache:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=120,
+            timeout=280,
             check=False,
             env=self.environment | environment,
             cwd=self.folder,

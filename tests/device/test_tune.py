@@ -23,13 +23,13 @@ def test_from_a_device_to_a_config(arm64: Device, monkeypatch: pytest.MonkeyPatc
     transport = open_transport(arm64.serial, 300)
     workload = next(one for one in WORKLOADS if one.name == "awk" and one in available(transport))
     config, facts_file = tmp_path / "tuned.toml", tmp_path / "facts.json"
-    with running(transport, workload, 2) as pid:
-        started = time.monotonic()
-        words = ("--pid", pid, "--pages", 400, "--seconds", 90, "--goal", "density", "--scratch", "/data/local/tmp")
-        told = zcache("tune", *words, "--save", config, "--save-facts", facts_file)
+    try:
+        with running(transport, workload, 2) as pid:
+            started = time.monotonic()
+            words = ("--pid", pid, "--pages", 400, "--seconds", 90, "--goal", "density", "--scratch", "/data/local/tmp")
+            told = zcache("tune", *words, "--save", config, "--save-facts", facts_file)
         print(f"zcache tune on an emulated device: {time.monotonic() - started:.0f} s\n{told.out}")
         assert told.code == 0, told.err
-    try:
         assert "started zcached" in told.err
         facts = json.loads(facts_file.read_text())
         assert (facts["sampled"], facts["keeps_defaults"]) == (400, False)
