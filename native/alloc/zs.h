@@ -47,7 +47,6 @@
 #define ZS_ALIGN 8u         /* bytes: a slot's size and address */
 #define ZS_HUGE 0u          /* the class */
 #define ZS_NO_SLOT 0xffffu  /* ends a chain */
-#define ZS_FEW 16u          /* frames: a class that has fewer may be emptied into slots of others */
 #define ZS_FREE 0xfffffffeu /* in a free slot's owner[0]; owner[1] is the next one */
 
 _Static_assert(ZS_FREE > ZC_OWNER_HIGH_MAX && ZS_FREE != ZC_NO_OWNER >> 32, "told from all owners");
@@ -102,7 +101,7 @@ struct zs_zspage {
 _Static_assert(sizeof(struct zs_zspage) == 24, "a record is small");
 
 struct zs_class {
-    struct zc_lock filling, lock; /* of a word each: there are hundreds */
+    struct zc_lock filling, lock; /* of a word each: a pool has dozens of classes */
     uint32_t first[ZS_LISTS];
     uint32_t count[ZS_FULL + 1]; /* zspages, [ZS_NONE]: pinned ones */
     uint16_t listed;             /* bit n: list n is not empty */
@@ -227,17 +226,6 @@ static inline uint32_t zs_load(const _Atomic uint32_t *counter)
 static inline void zs_add(_Atomic uint32_t *counter, uint32_t by)
 {
     atomic_store_explicit(counter, zs_load(counter) + by, memory_order_relaxed);
-}
-
-/* The next class of larger slots, of at most `most` bytes, that has a free one; ZS_HUGE: none has. Needs
- * no lock. */
-static inline unsigned zs_lender(const struct zsmalloc *zs, unsigned class, size_t most)
-{
-    while (--class > ZS_HUGE && zs->shapes.shape[class].size <= most) {
-        if (zs_load(&zs->classes[class].room) > 0)
-            return class;
-    }
-    return ZS_HUGE;
 }
 
 /* The zspage is used now. */

@@ -5,6 +5,7 @@
 #include "alloc/zs.h"
 
 #define SCAN 256u /* records looked at under one lock */
+#define FEW 16u   /* frames: a class that has fewer may be emptied into slots of others */
 /* Borrowed slots are larger by that part at most: they are free anyway, and a frame goes. */
 #define LENDER_SHARE 4u
 
@@ -76,14 +77,25 @@ static size_t largest_lent(const struct zsmalloc *zs, unsigned class)
     return size + size / LENDER_SHARE;
 }
 
+/* The next class of larger slots, of at most `most` bytes, that has a free one; ZS_HUGE: none has. Needs
+ * no lock. */
+static unsigned lender(const struct zsmalloc *zs, unsigned class, size_t most)
+{
+    while (--class > ZS_HUGE && zs->shapes.shape[class].size <= most) {
+        if (zs_load(&zs->classes[class].room) > 0)
+            return class;
+    }
+    return ZS_HUGE;
+}
+
 /* Free slots that a class of few frames may borrow. */
 static size_t count_lent(const struct zsmalloc *zs, unsigned class)
 {
     size_t most = largest_lent(zs, class), room = 0;
 
-    if (zs_load(&zs->classes[class].frames) >= ZS_FEW)
+    if (zs_load(&zs->classes[class].frames) >= FEW)
         return 0;
-    for (unsigned c = zs_lender(zs, class, most); c != ZS_HUGE; c = zs_lender(zs, c, most))
+    for (unsigned c = lender(zs, class, most); c != ZS_HUGE; c = lender(zs, c, most))
         room += zs_load(&zs->classes[c].room);
     return room;
 }
@@ -218,7 +230,7 @@ static zc_handle take_lent(struct zsmalloc *zs, unsigned class)
     size_t most = largest_lent(zs, class);
     zc_handle handle = 0;
 
-    while (!handle && (class = zs_lender(zs, class, most)) != ZS_HUGE) {
+    while (!handle && (class = lender(zs, class, most)) != ZS_HUGE) {
         zc_lock_take(&zs->classes[class].lock);
         handle = zc_zs_take(zs, class);
         zc_lock_leave(&zs->classes[class].lock);
