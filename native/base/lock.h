@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A lock and a condition of one word and of two: for where there are hundreds, and in signal handlers, where
+/* A lock and a condition of one word and of two: for where there are many, and in signal handlers, where
  * pthread's may not be used (Drepper, "Futexes are tricky", 2011). Zeroed, they are ready. */
 #ifndef ZC_BASE_LOCK_H
 #define ZC_BASE_LOCK_H

@@ -259,7 +259,7 @@ ZC_API int zc_pool_reclaim(zc_pool *pool, size_t frames, zc_evict *evict, void *
 enum zc_backing_reset {
     ZC_RESET_NEVER,
     ZC_RESET_ALWAYS, /* whatever it is */
-    ZC_RESET_STALE,  /* what would else be -ESTALE: this pool's own, of an earlier boot */
+    ZC_RESET_STALE, /* where it would else be -ESTALE: this pool's own, whose pages cannot come back */
 };
 
 /* Where a persistent pool's pages go when their frames are wanted. */
