@@ -10,6 +10,8 @@
 #endif
 
 #define REFUSED_REST 63u /* rounds that a page is left alone for which the pool did not take */
+#define PUT_PAGES 16u    /* at a time: who touches one of them meanwhile waits for all */
+#define PUT_MASK (UINT64_MAX >> (64 - PUT_PAGES))
 #define COPIES_AT_ONCE 64u
 #define LOOKS 4096u          /* at pages, for copies, while faults wait */
 #define QUIET_NS 20000000u   /* copies are forgotten when for so long no page was brought back, */
@@ -64,39 +66,40 @@ static bool is_time_to_forget(zc_heap *heap)
 
 /* ---- out of a slot, into the pool ---- */
 
-/* The pages of a slot that are to be put. */
+/* Pages of a slot that are to be put. */
 struct batch {
     size_t count;
-    unsigned pages[ZC_RUN_PAGES]; /* in the slot */
-    struct zc_key keys[ZC_RUN_PAGES];
-    const void *bytes[ZC_RUN_PAGES];
-    int32_t results[ZC_RUN_PAGES];
+    unsigned pages[PUT_PAGES]; /* in the slot */
+    struct zc_key keys[PUT_PAGES];
+    const void *bytes[PUT_PAGES];
+    int32_t results[PUT_PAGES];
 };
 
 /* Pages that were discarded while they were in their places are zeros now. One call tells of most that they are
  * there, and one each of the others, which may be in the kernel's swap. */
 static void fill_holes(zc_heap *heap, size_t number)
 {
+    struct zc_slot *slot = &heap->ring[number];
     unsigned char resident[ZC_RUN_PAGES] = {0};
 
     if (!heap->uffd.can_move)
         return; /* nobody watches slots */
-    mincore(zc_slot_page(heap, number, 0), ZC_RUN_PAGES * heap->page_size, resident);
-    for (uint32_t left = heap->ring[number].waiting; left; left &= left - 1) {
-        unsigned i = (unsigned)__builtin_ctz(left);
+    mincore(zc_slot_page(heap, number, 0), slot->count * heap->page_size, resident);
+    for (uint64_t left = slot->waiting; left; left &= left - 1) {
+        unsigned i = (unsigned)__builtin_ctzll(left);
         if (!(resident[i] & 1))
             zc_uffd_copy(&heap->uffd, zc_slot_page(heap, number, i), heap->zeros, heap->page_size);
     }
 }
 
-static void collect(zc_heap *heap, size_t number, struct batch *batch)
+/* Those that wait of PUT_PAGES pages of the slot. */
+static void collect(zc_heap *heap, size_t number, size_t first, struct batch *batch)
 {
     struct zc_slot *slot = &heap->ring[number];
 
     batch->count = 0;
-    fill_holes(heap, number);
-    for (uint32_t left = slot->waiting; left; left &= left - 1) {
-        unsigned i = (unsigned)__builtin_ctz(left);
+    for (uint64_t left = slot->waiting >> first & PUT_MASK; left; left &= left - 1) {
+        unsigned i = (unsigned)first + (unsigned)__builtin_ctzll(left);
         size_t at = slot->first + i, n = batch->count++;
         struct zc_page *page = &slot->region->pages[at];
         page->state = ZC_PAGE_LEAVING;
@@ -124,13 +127,15 @@ static void give_back(zc_heap *heap, size_t number, unsigned i)
     }
     page->state = ZC_PAGE_RESIDENT;
     page->rest = REFUSED_REST;
-    slot->waiting &= ~(1u << i);
+    slot->waiting &= ~(UINT64_C(1) << i);
     heap->stats.waiting_pages--;
 }
 
-static void settle(zc_heap *heap, size_t number, const struct batch *batch, size_t *stored)
+/* Returns the pages put away. */
+static size_t settle(zc_heap *heap, size_t number, const struct batch *batch)
 {
     struct zc_slot *slot = &heap->ring[number];
+    size_t stored = 0;
 
     for (size_t n = 0; n < batch->count; n++) {
         unsigned i = batch->pages[n];
@@ -139,13 +144,15 @@ static void settle(zc_heap *heap, size_t number, const struct batch *batch, size
             continue;
         }
         slot->region->pages[slot->first + i].state = ZC_PAGE_STORED;
-        slot->waiting &= ~(1u << i);
-        ++*stored;
+        slot->waiting &= ~(UINT64_C(1) << i);
+        stored++;
     }
-    heap->stats.waiting_pages -= *stored;
-    heap->stats.resident_pages -= *stored;
-    heap->stats.stored_pages += *stored;
-    heap->stats.evicted += *stored;
+    heap->stats.waiting_pages -= stored;
+    heap->stats.resident_pages -= stored;
+    heap->stats.stored_pages += stored;
+    heap->stats.evicted += stored;
+    zc_change_tell(&heap->change);
+    return stored;
 }
 
 static void drop(char *at, size_t size)
@@ -194,19 +201,22 @@ static void put(zc_heap *heap, struct batch *batch)
 static size_t store_oldest(zc_heap *heap)
 {
     size_t number = heap->first_slot, stored = 0;
+    struct zc_slot *slot = &heap->ring[number];
     struct batch batch;
 
-    collect(heap, number, &batch);
-    if (batch.count) {
+    fill_holes(heap, number);
+    for (size_t first = 0; first < slot->count; first += PUT_PAGES) {
+        collect(heap, number, first, &batch);
+        if (!batch.count)
+            continue;
         put(heap, &batch);
-        settle(heap, number, &batch, &stored);
+        stored += settle(heap, number, &batch);
     }
-    if (heap->ring[number].waiting == 0) {
-        drop(zc_slot_page(heap, number, 0), ZC_RUN_PAGES * heap->page_size);
+    if (slot->waiting == 0) {
+        drop(zc_slot_page(heap, number, 0), slot->count * heap->page_size);
         heap->first_slot = (number + 1) % ZC_SLOTS;
         heap->used_slots--;
     }
-    zc_change_tell(&heap->change);
     return stored;
 }
 
@@ -216,7 +226,7 @@ void zc_evict_forget(zc_heap *heap, const struct zc_region *region)
         struct zc_slot *slot = &heap->ring[(heap->first_slot + i) % ZC_SLOTS];
         if (slot->region != region)
             continue;
-        unsigned waiting = (unsigned)__builtin_popcount(slot->waiting);
+        unsigned waiting = (unsigned)__builtin_popcountll(slot->waiting);
         heap->stats.waiting_pages -= waiting;
         heap->stats.resident_pages -= waiting;
         slot->waiting = 0;
@@ -260,7 +270,7 @@ static size_t take_run(zc_heap *heap, struct zc_region *region, size_t first, si
     for (size_t i = 0; i < most && may_lie_in(&region->pages[first + i]); i++) {
         if (!may_go(&region->pages[first + i]))
             continue;
-        slot->waiting |= 1u << i;
+        slot->waiting |= UINT64_C(1) << i;
         pages = i + 1;
     }
     size_t moved = move_out(heap, number, zc_page_at(heap, region, first), pages);
@@ -268,9 +278,10 @@ static size_t take_run(zc_heap *heap, struct zc_region *region, size_t first, si
         region->pages[first + moved].rest = REFUSED_REST;
     if (moved == 0)
         return 0;
-    slot->waiting &= (uint32_t)((UINT64_C(1) << moved) - 1);
-    for (uint32_t left = slot->waiting; left; left &= left - 1) {
-        struct zc_page *page = &region->pages[first + (unsigned)__builtin_ctz(left)];
+    slot->count = moved;
+    slot->waiting &= UINT64_MAX >> (64 - moved);
+    for (uint64_t left = slot->waiting; left; left &= left - 1) {
+        struct zc_page *page = &region->pages[first + (unsigned)__builtin_ctzll(left)];
         page->state = ZC_PAGE_WAITING;
         page->slot = (uint8_t)number;
         heap->stats.waiting_pages++;
@@ -350,24 +361,27 @@ static bool sweep(zc_heap *heap, size_t *left)
     return false;
 }
 
+/* As many pages may wait as are a sixteenth of the budget, in several runs. */
+static size_t run_wanted(const zc_heap *heap)
+{
+    return (size_t)zc_min64(zc_max64(heap->budget / 64, PUT_PAGES), ZC_RUN_PAGES);
+}
+
+static size_t slots_wanted(const zc_heap *heap)
+{
+    return (size_t)zc_min64(zc_max64(heap->budget / 16 / run_wanted(heap), 1), ZC_SLOTS);
+}
+
 /* Moves the next run out. false: there is none. */
 static bool take_next(zc_heap *heap, size_t *left)
 {
     if (heap->region_count == 0 || !sweep(heap, left))
         return false;
     struct zc_region *region = heap->regions[heap->hand_region];
-    size_t pages = take_run(heap, region, heap->hand, SIZE_MAX);
+    size_t pages = take_run(heap, region, heap->hand, run_wanted(heap));
     heap->hand += zc_max(pages, 1);
     *left -= zc_min(*left, zc_max(pages, 1));
     return true;
-}
-
-/* As many pages may wait as are a sixteenth of the budget. */
-static size_t slots_wanted(const zc_heap *heap)
-{
-    uint64_t slots = heap->budget / 16 / ZC_RUN_PAGES;
-
-    return slots < 1 ? 1 : slots < ZC_SLOTS ? (size_t)slots : ZC_SLOTS;
 }
 
 static void fill_slots(zc_heap *heap, size_t *left)

@@ -69,7 +69,7 @@ static int fill_waiting(zc_heap *heap, struct zc_region *region, size_t at)
     int error = zc_bring_back(heap, to, from);
     if (error)
         return error;
-    slot->waiting &= ~(1u << (at - slot->first));
+    slot->waiting &= ~(UINT64_C(1) << (at - slot->first));
     heap->stats.waiting_pages--;
     heap->stats.faults_waiting++;
     came(page, 2);

@@ -27,8 +27,9 @@
 #include "base/lock.h"
 #include "heap/uffd.h"
 
-#define ZC_RUN_PAGES 16u /* moved at a time */
-#define ZC_SLOTS 256u
+/* Moved at a time: every time, processors that the process runs on are told to forget where the pages were. */
+#define ZC_RUN_PAGES 64u
+#define ZC_SLOTS 64u
 #define ZC_BOUNCES 32u /* faults of stored pages at a time */
 #define ZC_AHEAD 8u    /* pages of one, at most */
 
@@ -71,8 +72,8 @@ struct zc_range {
 /* A run out of its place; a ring of them. */
 struct zc_slot {
     struct zc_region *region;
-    size_t first;
-    uint32_t waiting; /* bit i: page first + i waits here */
+    size_t first, count;
+    uint64_t waiting; /* bit i: page first + i waits here */
 };
 
 /* A page of the pool that a signal handler wants, and what became of it. */
