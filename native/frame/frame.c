@@ -25,8 +25,8 @@
 #define BATCH_BYTES (128u * 1024) /* made resident, or given back, at one time */
 #define BATCH_MAX 64u             /* frames: the same, whatever the page size */
 #define RESERVE_BATCHES 4u
-#define NAP_NS 100000
-#define NAPS 20u              /* in vain, then the refiller sleeps */
+#define NAP_NS 100000         /* the first; after one in vain, twice as long */
+#define NAPS 5u               /* in vain, then the refiller sleeps */
 #define HEADROOM (32u * 1024) /* bytes of budget left to charges while ready frames are used up */
 #define HUGE_SHARE 32u        /* of what is used, a huge run is at most such a part */
 #define STACK_BYTES (64u * 1024)
@@ -545,10 +545,10 @@ void zc_extent_put(struct zc_frames *frames, void *extent, size_t count, size_t 
     pthread_mutex_unlock(&frames->lock);
 }
 
-/* To wake a thread costs more than 10 frames, so while the store grows it looks by itself. */
+/* To wake a thread costs more than 10 frames, so while the store grows it looks by itself; not too often, as
+ * others' changes of the address space have to tell a processor on which it was. */
 static void *refiller_main(void *arg)
 {
-    const struct timespec nap = {.tv_nsec = NAP_NS};
     struct zc_frames *frames = arg;
     unsigned naps = NAPS;
 
@@ -558,7 +558,8 @@ static void *refiller_main(void *arg)
         bool is_short = frames->taken > 0 && reserved(frames) < reserve_min(frames);
         if (is_short && refill(frames, frames->wanted)) {
             naps = 0;
-        } else if (naps++ < NAPS) {
+        } else if (naps < NAPS) {
+            const struct timespec nap = {.tv_nsec = NAP_NS << naps++};
             pthread_mutex_unlock(&frames->lock);
             nanosleep(&nap, NULL);
             pthread_mutex_lock(&frames->lock);
