@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import flash, zram
@@ -33,6 +34,7 @@ FLASH = (150, 500)
 
 
 def measured(files: Sequence[Path]) -> Facts:
+    before = processor_time()
     codecs = measure("codecs")["codecs"].split()
     facts: Facts = {"machine": machine(), "rounds": ROUNDS, "few_rounds": FEW_ROUNDS, "codecs": codecs}
     facts["flash_rounds"] = FLASH_ROUNDS
@@ -60,6 +62,7 @@ def measured(files: Sequence[Path]) -> Facts:
     facts["corpora"] = {file.stem: beside_codec(file) for file in files}
     facts["used"] = {allocator: used(files[0], allocator) for allocator in ALLOCATORS}
     facts["scale"] = {allocator: scale(files[0], allocator) for allocator in ALLOCATORS}
+    facts["stolen"] = stolen(before, processor_time())
     return facts
 
 
@@ -177,3 +180,28 @@ def machine() -> str:
         platform.machine(),
     )
     return f"{cpu}, Linux {platform.release().split('-')[0]}, {platform.machine()}"
+
+
+@dataclass(frozen=True)
+class ProcessorTime:
+    """Of all processors since they started, in ticks."""
+
+    had: int
+    stolen: int
+    """Wanted, and not had: the host gave it to other machines."""
+
+
+def processor_time() -> ProcessorTime:
+    return times_of(Path("/proc/stat").read_text())
+
+
+def times_of(stat: str) -> ProcessorTime:
+    """The first line of /proc/stat (Linux, filesystems/proc.rst)."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.split()[1:9])
+    return ProcessorTime(user + nice + system + irq + softirq, steal)
+
+
+def stolen(before: ProcessorTime, after: ProcessorTime) -> float:
+    """The share of what was wanted, in percent."""
+    missed = after.stolen - before.stolen
+    return 100 * missed / max(after.had - before.had + missed, 1)

@@ -11,6 +11,7 @@ from bench.measure import compared, medians, ratio
 from bench.picture import draw
 from bench.report import render
 from bench.report.aims import Aim, aims, aims_table
+from bench.sections import stolen, times_of
 
 Facts = dict[str, Any]
 
@@ -39,8 +40,15 @@ def test_medians_leave_single_numbers_alone() -> None:
     assert medians({"a": [3.0, 1.0, 2.0], "b": 5}) == {"a": 2.0, "b": 5}
 
 
+def test_what_the_host_took_is_of_the_time_that_was_wanted() -> None:
+    before, after = times_of("cpu  10 0 20 500 7 1 2 4 9 0\ncpu0 1"), times_of("cpu  50 5 60 900 8 3 5 14 10 0\ncpu0 1")
+    assert stolen(before, after) == 10.0
+    assert stolen(before, before) == 0.0
+
+
 def test_every_section_has_its_rows(facts: Facts) -> None:
     text = render(facts)
+    assert "x86_64. Its host gave others 0.2 % of" in text
     sections = dict(part.split("\n", 1) for part in text.split("\n## ")[1:])
     assert set(sections) == {
         "Aims",
