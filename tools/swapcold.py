@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m tools.swapcold: what swapped-out programs take of memory on zram, on zcache, and there once they are cold.
+
+On emulated devices, with a database, a compiler and an interpreter of Debian's: each is stopped, and paged out whole to
+zram (lz4), then to zcache's swap device, where its pages are compressed again as those that stay idle are. Prints a
+table for docs/swap.md.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from . import swapload
+from .emulator import Device, boot
+from .emulator.image import disk_of
+from .programs import MB, PACKAGES, print_table, run_python, shell, stopped, zcache
+from .swapload import LoadError
+
+TARGETS = ("arm64", "arm64-16k")
+PAGES = {"arm64": "4 KiB", "arm64-16k": "16 KiB"}
+SCALES = {"sqlite": 30, "cc1": 14, "python3": 24}
+"""So that each has some 70 MiB: of less, either allocator takes more, a page, for slots in which nothing lies yet."""
+SIZE_MB = 384
+PASSES = 8
+"""Until the kernel has paged all out."""
+COLUMNS = """\
+| pages | program | swapped out, MiB | zram, bytes a page | zcache | of zram's | cold | of zram's |
+| --- | --- | --: | --: | --: | --: | --: | --: |"""
+
+# Runs on the device: process_madvise(2), by its number on arm64, for each area.
+_PAGE_OUT = """
+import ctypes, os, struct, sys
+pid, call = int(sys.argv[1]), ctypes.CDLL(None).syscall
+process = os.pidfd_open(pid)
+for line in open(f"/proc/{pid}/maps"):
+    start, end = (int(part, 16) for part in line.split()[0].split("-"))
+    call(440, process, struct.pack("QQ", start, end - start), ctypes.c_long(1), 21, 0)
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    pages: str
+    program: str
+    swapped: int
+    """Bytes."""
+    zram: float
+    warm: float
+    cold: float
+    """Bytes that a page takes."""
+
+    def text(self) -> str:
+        own = " | ".join(f"{taken:.0f} | {taken / self.zram:.2f}" for taken in (self.warm, self.cold))
+        return f"| {self.pages} | {self.program} | {self.swapped / (1 << 20):.1f} | {self.zram:.0f} | {own} |"
+
+
+def page_out(device: Device, pid: int) -> int:
+    """Returns the bytes that the process has swapped out, 99 % of its own memory."""
+    for _ in range(PASSES):
+        run_python(device, _PAGE_OUT, pid)
+        facts = dict(line.split(":") for line in shell(device, f"cat /proc/{pid}/status").splitlines())
+        swapped, resident = (int(facts[name].split()[0]) * 1024 for name in ("VmSwap", "RssAnon"))
+        if resident * 99 <= swapped:
+            return swapped
+    raise LoadError(f"process {pid}: {resident} of {resident + swapped} bytes are not swapped out")
+
+
+def on_zram(device: Device, pid: int) -> float:
+    """Bytes of memory for one swapped out."""
+    with swapload.zram(device, SIZE_MB):
+        swapped = page_out(device, pid)
+        return int(shell(device, swapload.MEMORY_OF_ZRAM)) / swapped
+
+
+def on_zcache(device: Device, pid: int) -> tuple[int, float, float]:
+    """Bytes swapped out, and what one takes, warm and cold."""
+    command = swapload.memory_of(int(zcache(device, "status")["pid"]))
+    zcache(device, "swap", "on", "--size", f"{SIZE_MB}M")
+    before = int(shell(device, command))
+    swapped = page_out(device, pid)
+    warm = int(shell(device, command)) - before
+    zcache(device, "pool", "recompress", "swap", "all")
+    cold = int(shell(device, command)) - before
+    zcache(device, "swap", "off")
+    return swapped, warm / swapped, cold / swapped
+
+
+def prove(target: str) -> Iterator[Row]:
+    with boot(target, mem_mb=MB, disks=[disk_of(*PACKAGES)], root=True) as device:
+        page_size = swapload.page_size(device)
+        for name, pid in stopped(device, SCALES):
+            zram = on_zram(device, pid)
+            swapped, warm, cold = on_zcache(device, pid)
+            yield Row(PAGES[target], name, swapped, *(taken * page_size for taken in (zram, warm, cold)))
+
+
+if __name__ == "__main__":
+    sys.exit(print_table("swapcold", COLUMNS, TARGETS, prove))
