@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/filter.h>
+#include <linux/io_uring.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -508,6 +509,53 @@ static void test_budget(struct setup *setup)
     CHECK(zc_heap_unmap(setup->heap, at) == 0);
 }
 
+/* A page that the kernel may read or write at any time, as a buffer registered for I/O. Returns a descriptor, which keeps
+ * it so; < 0: not here. */
+static int hold_for_io(void *at, size_t size)
+{
+    struct io_uring_params params = {0};
+    struct iovec buffer = {.iov_base = at, .iov_len = size};
+    int ring = (int)syscall(SYS_io_uring_setup, 1, &params);
+
+    if (ring < 0 || syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1) == 0)
+        return ring;
+    close(ring);
+    return -1;
+}
+
+static size_t count_in_place(const struct setup *setup, void *at, size_t pages)
+{
+    unsigned char resident[ZC_RUN_PAGES];
+    size_t count = 0;
+
+    CHECK(pages <= ZC_RUN_PAGES && mincore(at, pages * setup->page_size, resident) == 0);
+    for (size_t i = 0; i < pages; i++)
+        count += resident[i] & 1;
+    return count;
+}
+
+/* A page in the middle of a run that UFFDIO_MOVE leaves where it is, with those behind it. */
+static void test_part_of_a_run(struct setup *setup)
+{
+    size_t pages = 20, held = 10;
+    char *at;
+
+    CHECK(zc_heap_map(setup->heap, pages * setup->page_size, (void **)&at) == 0);
+    for (size_t i = 0; i < pages; i++)
+        pattern_fill(at + i * setup->page_size, 200, i);
+    int ring = hold_for_io(at + held * setup->page_size, setup->page_size);
+    size_t before = stats_of(setup).resident_pages;
+    int64_t evicted = zc_heap_evict(setup->heap, at, pages * setup->page_size);
+    CHECK(evicted == (int64_t)pages || (ring >= 0 && evicted == (int64_t)pages - 1));
+    CHECK(count_in_place(setup, at, pages) == pages - (size_t)evicted);
+    CHECK(stats_of(setup).resident_pages == before - (size_t)evicted);
+    for (size_t i = 0; i < pages; i++)
+        CHECK(pattern_is(at + i * setup->page_size, 200, i));
+    if (ring >= 0)
+        close(ring);
+    CHECK(zc_heap_unmap(setup->heap, at) == 0);
+}
+
 /* Discarded pages are zeros, in their place and on their way out of it. */
 static void test_discard(struct setup *setup)
 {
@@ -632,6 +680,7 @@ static int rules(char **arg)
     test_fork(&setup);
     test_unmap(&setup);
     test_threads_end(&setup);
+    test_part_of_a_run(&setup);
     test_discard(&setup);
     test_copies(&setup);
     test_read_ahead(&setup);
