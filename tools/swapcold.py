@@ -17,7 +17,6 @@ from .programs import MB, PACKAGES, print_table, run_python, shell, stopped, zca
 from .swapload import LoadError
 
 TARGETS = ("arm64", "arm64-16k")
-PAGES = {"arm64": "4 KiB", "arm64-16k": "16 KiB"}
 SCALES = {"sqlite": 30, "cc1": 14, "python3": 24}
 """So that each has some 70 MiB: of less, either allocator takes more, a page, for slots in which nothing lies yet."""
 SIZE_MB = 384
@@ -40,18 +39,19 @@ for line in open(f"/proc/{pid}/maps"):
 
 @dataclass(frozen=True)
 class Row:
-    pages: str
+    page_size: int
     program: str
     swapped: int
     """Bytes."""
     zram: float
     warm: float
     cold: float
-    """Bytes that a page takes."""
+    """Bytes that one swapped out takes."""
 
     def text(self) -> str:
-        own = " | ".join(f"{taken:.0f} | {taken / self.zram:.2f}" for taken in (self.warm, self.cold))
-        return f"| {self.pages} | {self.program} | {self.swapped / (1 << 20):.1f} | {self.zram:.0f} | {own} |"
+        own = " | ".join(f"{taken * self.page_size:.0f} | {taken / self.zram:.2f}" for taken in (self.warm, self.cold))
+        sizes = f"{self.page_size // 1024} KiB | {self.program} | {self.swapped / (1 << 20):.1f}"
+        return f"| {sizes} | {self.zram * self.page_size:.0f} | {own} |"
 
 
 def page_out(device: Device, pid: int) -> int:
@@ -91,7 +91,7 @@ def prove(target: str) -> Iterator[Row]:
         for name, pid in stopped(device, SCALES):
             zram = on_zram(device, pid)
             swapped, warm, cold = on_zcache(device, pid)
-            yield Row(PAGES[target], name, swapped, *(taken * page_size for taken in (zram, warm, cold)))
+            yield Row(page_size, name, swapped, zram, warm, cold)
 
 
 if __name__ == "__main__":
