@@ -361,12 +361,13 @@ static bool sweep(zc_heap *heap, size_t *left)
     return false;
 }
 
-/* As many pages may wait as are a sixteenth of the budget, in several runs. */
+/* Pages: of a small budget fewer, so that several runs may wait. */
 static size_t run_wanted(const zc_heap *heap)
 {
     return (size_t)zc_min64(zc_max64(heap->budget / 64, PUT_PAGES), ZC_RUN_PAGES);
 }
 
+/* As many pages may wait as are a sixteenth of the budget. */
 static size_t slots_wanted(const zc_heap *heap)
 {
     return (size_t)zc_min64(zc_max64(heap->budget / 16 / run_wanted(heap), 1), ZC_SLOTS);

@@ -75,6 +75,7 @@ struct zc_slot {
     size_t first, count;
     uint64_t waiting; /* bit i: page first + i waits here */
 };
+_Static_assert(ZC_RUN_PAGES <= 64, "each page of a run has its bit");
 
 /* A page of the pool that a signal handler wants, and what became of it. */
 struct zc_wish {
