@@ -52,6 +52,20 @@ copy.flush()
 os.fsync(copy.fileno())
 """
 
+# Runs on the device: process_madvise(2) with MADV_PAGEOUT over all that a process may write and shares with nobody.
+_PAGE_OUT = """
+import ctypes, sys
+class Range(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+pid, syscall = int(sys.argv[1]), ctypes.CDLL(None).syscall
+process = syscall(434, pid, 0)
+for line in open(f"/proc/{pid}/maps"):
+    span, rights = line.split()[:2]
+    start, end = (int(part, 16) for part in span.split("-"))
+    if rights[1] == "w" and rights[3] == "p":
+        syscall(440, process, ctypes.byref(Range(start, end - start)), 1, 21, 0)
+"""
+
 
 @dataclass
 class _Chroot:
@@ -83,6 +97,11 @@ def run_python(device: Device, program: str, *words: object) -> str:
 def copy_pages(device: Device, pid: int, target: str) -> None:
     """All that a process holds into a file or device."""
     run_python(device, _COPY, pid, target)
+
+
+def page_out(device: Device, pid: int) -> None:
+    """As much of what a process holds as the kernel swaps out at one time."""
+    run_python(device, _PAGE_OUT, pid)
 
 
 def stopped(device: Device, programs: Mapping[str, int] = PROGRAMS) -> Iterator[tuple[str, int]]:

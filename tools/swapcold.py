@@ -13,28 +13,18 @@ from dataclasses import dataclass
 from . import swapload
 from .emulator import Device, boot
 from .emulator.image import disk_of
-from .programs import MB, PACKAGES, print_table, run_python, shell, stopped, zcache
+from .programs import MB, PACKAGES, page_out, print_table, shell, stopped, zcache
 from .swapload import LoadError
 
 TARGETS = ("arm64", "arm64-16k")
 SCALES = {"sqlite": 30, "cc1": 14, "python3": 24}
-"""So that each has some 70 MiB: of less, either allocator takes more, a page, for slots in which nothing lies yet."""
+"""So that each has 40 to 65 MiB: of less, either allocator takes more, a page, for slots in which nothing lies yet."""
 SIZE_MB = 384
 PASSES = 8
 """Until the kernel has paged all out."""
 COLUMNS = """\
 | pages | program | swapped out, MiB | zram, bytes a page | zcache | of zram's | cold | of zram's |
 | --- | --- | --: | --: | --: | --: | --: | --: |"""
-
-# Runs on the device: process_madvise(2), by its number on arm64, for each area.
-_PAGE_OUT = """
-import ctypes, os, struct, sys
-pid, call = int(sys.argv[1]), ctypes.CDLL(None).syscall
-process = os.pidfd_open(pid)
-for line in open(f"/proc/{pid}/maps"):
-    start, end = (int(part, 16) for part in line.split()[0].split("-"))
-    call(440, process, struct.pack("QQ", start, end - start), ctypes.c_long(1), 21, 0)
-"""
 
 
 @dataclass(frozen=True)
@@ -54,10 +44,10 @@ class Row:
         return f"| {sizes} | {self.zram * self.page_size:.0f} | {own} |"
 
 
-def page_out(device: Device, pid: int) -> int:
+def swap_out(device: Device, pid: int) -> int:
     """Returns the bytes that the process has swapped out, 99 % of its own memory."""
     for _ in range(PASSES):
-        run_python(device, _PAGE_OUT, pid)
+        page_out(device, pid)
         facts = dict(line.split(":") for line in shell(device, f"cat /proc/{pid}/status").splitlines())
         swapped, resident = (int(facts[name].split()[0]) * 1024 for name in ("VmSwap", "RssAnon"))
         if resident * 99 <= swapped:
@@ -68,7 +58,7 @@ def page_out(device: Device, pid: int) -> int:
 def on_zram(device: Device, pid: int) -> float:
     """Bytes of memory for one swapped out."""
     with swapload.zram(device, SIZE_MB):
-        swapped = page_out(device, pid)
+        swapped = swap_out(device, pid)
         return int(shell(device, swapload.MEMORY_OF_ZRAM)) / swapped
 
 
@@ -77,7 +67,7 @@ def on_zcache(device: Device, pid: int) -> tuple[int, float, float]:
     command = swapload.memory_of(int(zcache(device, "status")["pid"]))
     zcache(device, "swap", "on", "--size", f"{SIZE_MB}M")
     before = int(shell(device, command))
-    swapped = page_out(device, pid)
+    swapped = swap_out(device, pid)
     warm = int(shell(device, command)) - before
     zcache(device, "pool", "recompress", "swap", "all")
     cold = int(shell(device, command)) - before

@@ -26,8 +26,8 @@ from .programs import (
     SECONDS,
     copy_pages,
     error_text,
+    page_out,
     print_table,
-    run_python,
     shell,
     stopped,
     zcache,
@@ -42,19 +42,6 @@ DUMP = "/dev/pages"
 COLUMNS = """\
 | target | program | for | pages | | | predicted, KiB | taken, KiB | error |
 | --- | --- | --- | --: | --- | --- | --: | --: | --: |"""
-# Runs on the device: process_madvise(2) with MADV_PAGEOUT over all that a process may write and shares with nobody.
-PAGE_OUT = """
-import ctypes, sys
-class Range(ctypes.Structure):
-    _fields_ = [("start", ctypes.c_void_p), ("size", ctypes.c_size_t)]
-pid, syscall = int(sys.argv[1]), ctypes.CDLL(None).syscall
-process = syscall(434, pid, 0)
-for line in open(f"/proc/{pid}/maps"):
-    span, rights = line.split()[:2]
-    start, end = (int(part, 16) for part in span.split("-"))
-    if rights[1] == "w" and rights[3] == "p":
-        syscall(440, process, ctypes.byref(Range(start, end - start)), 1, 21, 0)
-"""
 
 
 @dataclass(frozen=True)
@@ -130,7 +117,7 @@ def zswap_rows(program: Program) -> Iterator[Row]:
         file.write_text(text.replace("[kernel.zswap]\n", "[kernel.zswap]\nenabled = true\n"))
         zcache(device, "config", "apply", file)
         shell(device, "mkswap /dev/vdb >/dev/null && swapon /dev/vdb")
-        run_python(device, PAGE_OUT, pid)
+        page_out(device, pid)
         held = shell(device, "awk '/^Zswap(ped)?:/ { print $2 }' /proc/meminfo").split()
         used, swapped = (1024 * int(kib) for kib in held)  # of others' pages, too, which may go along
         shell(device, "swapoff /dev/vdb; echo N >/sys/module/zswap/parameters/enabled")
