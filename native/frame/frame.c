@@ -235,17 +235,32 @@ static void *take_ready(struct zc_frames *frames, size_t count)
     return frame_at(frames, run_of(frames, ready), first);
 }
 
+/* A huge run, of which a part is to be given back, comes to be of small pages. To empty a part alone
+ * would keep the huge page whole until memory is short. */
+static void split_run(struct zc_frames *frames, struct run *run, void *part, size_t size)
+{
+    zc_map_split(part, size);
+    zc_map_empty((char *)run + frames->head_bytes, frames->page_size - frames->head_bytes);
+    run->is_huge = false;
+    /* Linux 6.12 takes the pages of zeros back: not all ready frames are resident any more. */
+    while (run->ready.count > 0) {
+        size_t first = zc_stock_find(&run->ready, 1);
+        size_t count = zc_stock_adjacent(&run->ready, first);
+
+        zc_stock_take(&frames->ready_runs, &run->ready, first, count);
+        add(&frames->ready, -count);
+        zc_map_empty(frame_at(frames, run, first), count * frames->page_size);
+        zc_stock_put(&frames->fresh_runs, &run->fresh, first, count);
+    }
+}
+
 /* Gives the memory of frames, which are in no stock, back to the OS; the lock is given up meanwhile. */
 static void give_back(struct zc_frames *frames, struct run *run, size_t first, size_t count)
 {
     char *addr = frame_at(frames, run, first);
 
-    if (run->is_huge) {
-        /* Splits the huge page; to empty it alone would keep it whole until memory is short. */
-        zc_map_split(addr, count * frames->page_size);
-        zc_map_empty((char *)run + frames->head_bytes, frames->page_size - frames->head_bytes);
-        run->is_huge = false;
-    }
+    if (run->is_huge)
+        split_run(frames, run, addr, count * frames->page_size);
     pthread_mutex_unlock(&frames->lock);
     zc_map_empty(addr, count * frames->page_size);
     pthread_mutex_lock(&frames->lock);

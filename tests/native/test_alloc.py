@@ -84,7 +84,7 @@ def test_used_bytes_of_extents_agrees_with_the_os(page_size: int) -> None:
     assert end["os"] - empty["os"] < MIB
     for step in steps:
         assert step["used"] > 64 * MIB
-        assert step["used"] == pytest.approx(step["os"] - empty["os"], rel=0.02)
+        assert step["used"] == pytest.approx(step["os"] - empty["os"], rel=0.005)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
