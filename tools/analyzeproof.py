@@ -8,7 +8,7 @@ into pools, and written page by page to the kernel's zram. Prints a table for do
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .emulator import Device, boot
@@ -78,9 +78,5 @@ def prove(target: str) -> Iterator[Row]:
             yield from rows_of(device, name, pid)
 
 
-def main(targets: Sequence[str]) -> int:
-    return print_table("analyzeproof", COLUMNS, targets or TARGETS, prove)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(print_table("analyzeproof", COLUMNS, TARGETS, prove))

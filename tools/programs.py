@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -130,11 +131,17 @@ def error_text(predicted: float, stored: int) -> str:
     return f"{predicted / 1024:.0f} | {stored / 1024:.0f} | {error:+.1f} %"
 
 
-def print_table(name: str, columns: str, targets: Iterable[str], prove: Callable[[str], Iterator[Row]]) -> int:
-    """As the program `name`: a row as soon as it is there. `columns`: the heading's lines."""
+def print_table(name: str, columns: str, targets: Sequence[str], prove: Callable[[str], Iterator[Row]]) -> int:
+    """All that tools/`name` does: a row as soon as it is there, of each target its words name, else of `targets`.
+
+    `columns`: the heading's lines.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m tools.{name}")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of the emulator's; else {', '.join(targets)}")
+    asked = parser.parse_args().targets
     print(columns)
     try:
-        for target in targets:
+        for target in asked or targets:
             for row in prove(target):
                 print(row.text(), flush=True)
     except (EmulatorError, swapload.LoadError, ZcacheError) as error:

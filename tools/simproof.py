@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m tools.simproof: µs of a put and a get as `zcache simulate` says, against live pools.
+"""python -m tools.simproof [TARGET…]: µs of a put and a get as `zcache simulate` says, against live pools.
 
 On an emulated device whose clock counts instructions, with a database, a compiler and an interpreter of Debian's. All
 pages of each go into pools and come back, recorded; each record is simulated as it is and by zstd:3, and held against a
@@ -27,7 +27,7 @@ from .emulator.image import disk_of
 from .programs import MB, PACKAGES, print_table, stopped, zcache
 from .swapload import ZCACHE
 
-TARGET = "arm64"
+TARGETS = ("arm64",)
 POOLS = tuple(itertools.product(("persistent", "ephemeral"), ("lz4", "zstd:3")))
 OTHER = "zstd:3"
 EVERY = 16
@@ -100,4 +100,4 @@ def prove(target: str) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    sys.exit(print_table("simproof", COLUMNS, [TARGET], prove))
+    sys.exit(print_table("simproof", COLUMNS, TARGETS, prove))

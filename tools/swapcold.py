@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m tools.swapcold: what swapped-out programs take of memory on zram, on zcache, and there once they are cold.
+"""python -m tools.swapcold [TARGET…]: memory that swapped-out programs take on zram, on zcache, and there once cold.
 
 On emulated devices, with a database, a compiler and an interpreter of Debian's: each is stopped, and paged out whole to
 zram (lz4), then to zcache's swap device, where its pages are compressed again as those that stay idle are. Prints a

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,5 @@ def prove(target: str) -> Iterator[Row]:
             yield from rows_of(device, name, pid, Path(directory))
 
 
-def main(targets: Sequence[str]) -> int:
-    return print_table("tuneproof", COLUMNS, targets or TARGETS, prove)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(print_table("tuneproof", COLUMNS, TARGETS, prove))
