@@ -103,6 +103,8 @@ def test_the_worst_corpus_decides() -> None:
     verdicts = [line.split("|")[-2].strip() for line in aims_table([most, least]).splitlines() if line.startswith("| ")]
     assert verdicts[2:] == ["**missed**", "**missed**"]
     assert "goal met" in aims_table([Aim("get", 1, {"a": 0.7}, 0.8)])
+    beside = Aim("threads", 1.8, {"a": 1.9, "b": 1.7}, at_least=True, alone={"a": 1.6, "b": 1.75})
+    assert "| 1.7; LZ4 alone 1.75 |" in aims_table([beside])
 
 
 def test_the_picture_is_one(facts: Facts, tmp_path: Path) -> None:
