@@ -222,6 +222,12 @@ static void put_ready(struct zc_frames *frames, struct run *run, size_t first, s
     add(&frames->ready, count);
 }
 
+static void remove_ready(struct zc_frames *frames, struct run *run, size_t first, size_t count)
+{
+    zc_stock_take(&frames->ready_runs, &run->ready, first, count);
+    add(&frames->ready, -count);
+}
+
 /* NULL: no ready frames that are adjacent. */
 static void *take_ready(struct zc_frames *frames, size_t count)
 {
@@ -230,9 +236,9 @@ static void *take_ready(struct zc_frames *frames, size_t count)
     if (!ready)
         return NULL;
 
-    zc_stock_take(&frames->ready_runs, ready, first, count);
-    add(&frames->ready, -count);
-    return frame_at(frames, run_of(frames, ready), first);
+    struct run *run = run_of(frames, ready);
+    remove_ready(frames, run, first, count);
+    return frame_at(frames, run, first);
 }
 
 /* A huge run, of which a part is to be given back, comes to be of small pages. To empty a part alone
@@ -247,8 +253,7 @@ static void split_run(struct zc_frames *frames, struct run *run, void *part, siz
         size_t first = zc_stock_find(&run->ready, 1);
         size_t count = zc_stock_adjacent(&run->ready, first);
 
-        zc_stock_take(&frames->ready_runs, &run->ready, first, count);
-        add(&frames->ready, -count);
+        remove_ready(frames, run, first, count);
         zc_map_empty(frame_at(frames, run, first), count * frames->page_size);
         zc_stock_put(&frames->fresh_runs, &run->fresh, first, count);
     }
@@ -275,8 +280,7 @@ static void drain(struct zc_frames *frames, size_t keep)
         size_t first = zc_stock_find(ready, 1);
         size_t count = zc_min(zc_stock_adjacent(ready, first), frames->ready - keep);
 
-        zc_stock_take(&frames->ready_runs, ready, first, count);
-        add(&frames->ready, -count);
+        remove_ready(frames, run, first, count);
         give_back(frames, run, first, count);
         put_fresh(frames, run, first, count);
     }
