@@ -80,15 +80,15 @@ def beside_zram(facts: Facts) -> list[Aim]:
 
 def threads(facts: Facts) -> list[Aim]:
     found = []
+    measured = {
+        f"{corpus}, {allocator}, {pools}": (f, where)
+        for allocator, corpora in facts["threads"].items()
+        for corpus, f in corpora.items()
+        for where, pools in (("same", "one pool"), ("apart", "two pools"))
+    }
     for operation, label in (("put", "put"), ("again", "put again"), ("get", "get")):
-        measured = {
-            f"{corpus}, {allocator}, {pools}": (f[f"{where}_{operation}_times"], f[f"alone_two_{operation}_times"])
-            for allocator, corpora in facts["threads"].items()
-            for corpus, f in corpora.items()
-            for where, pools in (("same", "one pool"), ("apart", "two pools"))
-        }
-        ours = {place: times for place, (times, _) in measured.items()}
-        alone = {place: times for place, (_, times) in measured.items()}
+        ours = {place: f[f"{where}_{operation}_times"] for place, (f, where) in measured.items()}
+        alone = {place: f[f"alone_two_{operation}_times"] for place, (f, _) in measured.items()}
         found.append(Aim(f"{label} by two threads on two cores, times one's", 1.8, ours, at_least=True, alone=alone))
     return found
 
